@@ -1,0 +1,582 @@
+"""`ActionTokenizer`: the contract every family keeps, and the one place that checks what a call brings."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import nn
+
+from action_tokenizers.data.sample import ChunkSample
+from action_tokenizers.doors import hold_last, is_chunk_list, open_actions, open_ids, open_mask
+from action_tokenizers.errors import ActionShapeError, ActionValueError, NotFittedError, TokenError
+from action_tokenizers.hub import PretrainedMixin
+from action_tokenizers.ranges import Range, fit_range
+from action_tokenizers.registry import register
+
+__all__ = ["ActionTokenizer", "Progress", "ScalarCells"]
+
+Progress = Callable[[str, int, int], None]
+"""Called as `progress(stage, done, total)`; only a user interface draws it."""
+
+
+@dataclass(frozen=True)
+class ScalarCells:
+    """Exact cells of a tokenizer that quantizes every value alone, in range units ([-1, 1]).
+
+    Attributes:
+        edges: per dim `(k - 1,)` float32, ascending: a value on an edge belongs to the cell above it.
+        centres: per dim `(k,)` float32: what a cell decodes to.
+    """
+
+    edges: tuple[torch.Tensor, ...]
+    centres: tuple[torch.Tensor, ...]
+
+
+class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
+    """A fitted, two-way map between action chunks and ids.
+
+    Actions are `(..., t, d)` float32 and ids `(..., n)` int64, with t = `horizon`, d = `action_dim` and ids in
+    0..`vocab_size`-1. numpy in gives numpy out; torch in gives torch out on the same device.
+
+    A family writes `vocab_size`, `_fit`, `_allocate`, `_encode`, `_parse`, `_decode`, `_allowed` and
+    `_max_tokens`; it sees only range units ([-1, 1]), tensors `(b, t, d)` and `(b, n)`, and good data.
+
+    Args:
+        horizon: steps per chunk; None: from the data (see `fit`).
+        range: how actions map to [-1, 1]: `quantile` (q01 and q99), `minmax`, `meanstd` (±4 standard deviations),
+            `unit` (they are in [-1, 1] already), one of these per dim, or a `Range`.
+        own: the family's own parameters.
+    """
+
+    tokenizer_type: ClassVar[str]
+    prefix_decodable: ClassVar[bool] = False
+    range: Range | None
+
+    def __init_subclass__(cls, *, name: str | None = None, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        if name is not None:
+            register(name, cls)
+            cls.tokenizer_type = name
+
+    def __init__(self, *, horizon: int | None = None, range: Any = "quantile", **own: Any) -> None:
+        super().__init__()
+        self._horizon: int | None
+        self._action_dim: int | None
+        self._sizes: dict[str, Any]
+        self._provenance: dict[str, Any]
+        self._params: dict[str, Any] = {"horizon": horizon, "range": range, **own}
+        self._forget()
+
+    # ---- what a family writes -------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Number of ids v, the pad included where there is one: the width of a policy's head."""
+
+    @abstractmethod
+    def _fit(self, chunks: torch.Tensor, is_pad: torch.Tensor | None, progress: Progress | None) -> None:
+        """Check the parameters, learn from `chunks (n, t, d)`, set `_sizes`, call `_allocate`, fill the buffers.
+
+        Padded steps repeat the last real one; `is_pad (n, t)` tells which they are.
+        """
+
+    @abstractmethod
+    def _allocate(self) -> None:
+        """Register every buffer, zeroed, in the shape that parameters, facts and `_sizes` decide."""
+
+    @abstractmethod
+    def _encode(self, chunks: torch.Tensor) -> torch.Tensor:
+        """Return the ids of `chunks (b, t, d)`, padded with `pad_id` to the longest."""
+
+    @abstractmethod
+    def _parse(self, ids: torch.Tensor, horizon: int, action_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return how many leading ids can begin a chunk, `(b,)` int64, and whether they complete it, `(b,)` bool.
+
+        Total: any int64 may come. Stops at the id that completes the chunk, and before a pad.
+        """
+
+    @abstractmethod
+    def _decode(self, ids: torch.Tensor, kept: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
+        """Decode the first `kept (b,)` ids of each row, as `_parse` found them, to `(b, t, d)`.
+
+        What they do not say takes the family's neutral value. The caller clamps.
+        """
+
+    @abstractmethod
+    def _allowed(self, prefix: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
+        """Return the ids, pad excluded, that may follow each valid, incomplete prefix, `(b, v)` bool."""
+
+    @abstractmethod
+    def _max_tokens(self, horizon: int, action_dim: int) -> int:
+        """Return the most ids a chunk can need."""
+
+    def _needs_horizon(self) -> bool:
+        """Say whether chunks must all have the fitted horizon; False where every step is coded alone."""
+        return True
+
+    def _fixed_length(self) -> bool:
+        """Say whether every chunk has the same number of ids, so that no pad is needed."""
+        return self._horizon is not None
+
+    def _choices(self, ids: torch.Tensor, kept: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
+        """Return how many ids could stand at each of the first `kept (b,)` positions of valid `ids (b, n)`.
+
+        Everything after them counts as 1. Slow but general; a family may know better.
+        """
+        counts = torch.ones_like(ids)
+        for p in range(ids.shape[1]):
+            rows = kept > p
+            counts[rows, p] = self._allowed(ids[rows, :p], horizon, action_dim).sum(-1)
+        return counts
+
+    def _check_tensors(self) -> None:
+        """Raise FormatError where loaded buffers contradict each other."""
+
+    def scalar_cells(self) -> ScalarCells | None:
+        """Return exact edges and centres where every value is quantized alone, else None."""
+        return None
+
+    # ---- facts ----------------------------------------------------------------------------------------------
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether `fit` or `from_pretrained` has run."""
+        return self.range is not None
+
+    @property
+    def horizon(self) -> int | None:
+        """Steps per chunk; None: any."""
+        return self._horizon
+
+    @property
+    def action_dim(self) -> int | None:
+        """Dims per step."""
+        return self._action_dim
+
+    @property
+    def range_keys(self) -> tuple[str, ...]:
+        """The keys that `key=` may name."""
+        return self._fitted_range().keys
+
+    @property
+    def pad_id(self) -> int | None:
+        """The id that fills rows up and marks the end, `vocab_size - 1`; None where all chunks are equally long."""
+        self._fitted_range()
+        return None if self._fixed_length() else self.vocab_size - 1
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Most ids a chunk can need; None where the horizon is open, see `max_tokens_for`."""
+        self._fitted_range()
+        return None if self._horizon is None else self.max_tokens_for(self._horizon)
+
+    def max_tokens_for(self, horizon: int) -> int:
+        """Return the most ids a chunk of `horizon` steps can need."""
+        t, d = self._shape(horizon, None)
+        return self._max_tokens(t, d)
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What it was fitted on: library version, data sets, keys, fps, chunk count, sample digest."""
+        return self._provenance
+
+    # ---- parameters -----------------------------------------------------------------------------------------
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters as they were asked; the facts say what came of them."""
+        return dict(self._params)
+
+    def set_params(self, **params: Any) -> Self:
+        """Replace parameters. A fitted tokenizer forgets its fit: parameters and tensors never disagree.
+
+        Raises:
+            ActionValueError: an unknown name; lists the known ones.
+        """
+        unknown = sorted(set(params) - set(self._params))
+        if unknown:
+            raise ActionValueError(f"expected parameters among {sorted(self._params)}, got {unknown}")
+        self._params.update(params)
+        self._forget()
+        return self
+
+    # ---- the calls ------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def fit(self, data: Any, *, progress: Progress | None = None) -> Self:
+        """Learn from demonstrations; a refit replaces everything.
+
+        Args:
+            data: `Episodes`, a `ChunkSample`, an array of chunks `(n, t, d)`, an iterable of these, or a list of
+                EPISODES `(t_i, d)`. More chunks than a `ChunkSample` holds by default are sampled.
+            progress: called as `progress(stage, done, total)`.
+
+        Where the parameter `horizon` is None it is taken from the chunks, or is one second of data (fps), at most
+        the median episode. Families that code every step alone leave it open for episodes without fps.
+
+        Raises:
+            ActionShapeError: horizons or action_dims that do not agree, no way to tell the horizon, or a horizon
+                longer than every episode.
+            ActionValueError: no data, NaN or inf, or a parameter outside its domain.
+        """
+        asked = self._params["horizon"]
+        if asked is not None and (isinstance(asked, bool) or int(asked) != asked or asked < 1):
+            raise ActionValueError(f"expected horizon None or a positive integer, got {asked!r}")
+        is_open = asked is None and not self._needs_horizon() and _is_bare_episodes(data)
+        sample = ChunkSample.of(data, horizon=1 if is_open else asked)
+        if not len(sample.actions):
+            raise ActionValueError("expected at least one chunk to fit, got none; give episodes with data")
+        self._forget()
+        actions, is_pad, rows = _by_key(sample)
+        self._horizon = None if is_open else int(actions.shape[1])
+        self._action_dim = int(actions.shape[2])
+        real = {k: actions[r][~is_pad[r]] if is_pad is not None else actions[r].flatten(0, 1) for k, r in rows.items()}
+        fitted = fit_range(
+            self._params["range"], {k: v.numpy() for k, v in real.items()}, sample.minimum, sample.maximum
+        )
+        chunks = torch.empty_like(actions)
+        for key, members in rows.items():
+            chunks[members] = fitted.to_unit(actions[members], key)
+        try:
+            self._fit(chunks if is_pad is None else hold_last(chunks, is_pad), is_pad, progress)
+        except BaseException:
+            self._forget()  # never half fitted
+            raise
+        self.range = fitted
+        self._provenance = self._provenance_of(sample)
+        return self
+
+    @torch.no_grad()
+    def encode(self, actions: Any, *, key: str | None = None, action_is_pad: Any = None) -> Any:
+        """Return the ids of chunks.
+
+        Args:
+            actions: `(..., t, d)`, or a list of CHUNKS `(t_i, d)`. Values outside the range are clipped to it
+                (`clip_report` counts them).
+            key: whose range; needed where several were fitted.
+            action_is_pad: `(..., t)` bool, True where a step is padding: it is replaced by the last real step.
+
+        Returns:
+            `(..., n)` int64, padded on the right with `pad_id` to the longest chunk of this call.
+
+        Raises:
+            NotFittedError: not fitted.
+            ActionShapeError: another action_dim or horizon than fitted, or no such key.
+            ActionValueError: NaN or inf; names chunk, step and dim.
+        """
+        fitted = self._fitted_range()
+        if is_chunk_list(actions):
+            return self._encode_list(actions, key, action_is_pad)
+        chunks, give_back = open_actions(actions, fitted.low.device)
+        self._shape(chunks.shape[1], chunks.shape[2])
+        if action_is_pad is not None:
+            chunks = hold_last(chunks, open_mask(action_is_pad, chunks.shape[:2], chunks.device))
+        return give_back(self._encode(fitted.to_unit(chunks, key)))
+
+    @torch.no_grad()
+    def decode(
+        self,
+        ids: Any,
+        *,
+        horizon: int | None = None,
+        action_dim: int | None = None,
+        key: str | None = None,
+        errors: str = "strict",
+        time_horizon: int | None = None,
+    ) -> Any:
+        """Return the actions of ids `(..., n)` as `(..., t, d)` float32, inside the range.
+
+        Args:
+            ids: `(..., n)` integers, or a list of id lists; pads may follow the chunk's last id, nothing else may.
+            horizon: needed where the fit left it open; else, if given, equal to the fitted one.
+            action_dim: likewise.
+            key: whose range; needed where several were fitted.
+            errors: `strict` refuses ids that no chunk could have; `repair` returns what `try_decode` makes of
+                them, without its flag.
+            time_horizon: another name for `horizon`, used by openpi and the published FAST processor.
+
+        Raises:
+            TokenError: ids that are not integers or, under `strict`, no chunk's ids; says where and why.
+            ActionShapeError: a fact that contradicts the fit, or an open one not given.
+        """
+        if errors not in ("strict", "repair"):
+            raise ActionValueError(f"expected errors='strict' or 'repair', got {errors!r}")
+        if time_horizon is not None and horizon not in (None, time_horizon):
+            raise ActionShapeError(f"expected one horizon, got horizon={horizon} and time_horizon={time_horizon}")
+        read = self._read(ids, time_horizon if horizon is None else horizon, action_dim)
+        if errors == "strict":
+            read.refuse_unless(read.valid)
+        return read.give_back(self._actions(read, key))
+
+    @torch.no_grad()
+    def try_decode(
+        self,
+        ids: Any,
+        *,
+        horizon: int | None = None,
+        action_dim: int | None = None,
+        key: str | None = None,
+    ) -> tuple[Any, Any]:
+        """Return actions `(..., t, d)` and `valid (...)` bool; whatever integers come, it does not raise.
+
+        Where `valid` is False the longest valid prefix was kept and the rest is the family's neutral value: such an
+        action is finite and inside the range, but nobody chose it.
+        """
+        read = self._read(ids, horizon, action_dim)
+        return read.give_back(self._actions(read, key)), read.give_back(read.valid)
+
+    @torch.no_grad()
+    def decode_prefix(
+        self,
+        ids: Any,
+        *,
+        horizon: int | None = None,
+        action_dim: int | None = None,
+        key: str | None = None,
+    ) -> Any:
+        """Return the coarse actions `(..., t, d)` that the first ids of a chunk already say.
+
+        Raises:
+            ActionValueError: this family is not coarse-to-fine (`prefix_decodable` is False).
+            TokenError: ids that begin no chunk.
+        """
+        if not self.prefix_decodable:
+            raise ActionValueError(
+                f"expected a prefix-decodable tokenizer, got {type(self).__name__}, whose ids are not coarse-to-fine"
+            )
+        read = self._read(ids, horizon, action_dim)
+        read.refuse_unless(read.begins)
+        return read.give_back(self._actions(read, key))
+
+    @torch.no_grad()
+    def allowed(self, prefix: Any, *, horizon: int | None = None, action_dim: int | None = None) -> Any:
+        """Return which ids may follow `prefix (..., m)` so that the chunk can still be completed, `(..., v)` bool.
+
+        After a complete chunk only the pad may follow, or nothing where there is none. A prefix that begins no
+        chunk allows nothing.
+        """
+        read = self._read(prefix, horizon, action_dim)
+        mask = torch.zeros(len(read.rows), self.vocab_size, dtype=torch.bool, device=read.rows.device)
+        if self.pad_id is not None:
+            mask[:, self.pad_id] = read.valid
+        incomplete = read.begins & ~read.complete & (read.kept == read.rows.shape[1])
+        if bool(incomplete.any()):
+            mask[incomplete] = self._allowed(read.rows[incomplete], read.horizon, read.action_dim)
+        return read.give_back(mask)
+
+    @torch.no_grad()
+    def length(self, ids: Any, *, horizon: int | None = None, action_dim: int | None = None) -> Any:
+        """Return how many leading ids complete a chunk, `(...)` int64, without looking at pads; -1: none do."""
+        read = self._read(ids, horizon, action_dim)
+        return read.give_back(torch.where(read.complete, read.kept, -1))
+
+    @torch.no_grad()
+    def bits(self, ids: Any, *, horizon: int | None = None, action_dim: int | None = None) -> Any:
+        """Return the bits of each chunk, `(...)` float64: the sum over its ids of log2(ids that could stand there).
+
+        Raises:
+            TokenError: ids that no chunk has.
+        """
+        read = self._read(ids, horizon, action_dim)
+        read.refuse_unless(read.valid)
+        choices = self._choices(read.rows, read.kept, read.horizon, read.action_dim)
+        return read.give_back(choices.double().log2().sum(-1))
+
+    def quantize(self, actions: Any, *, key: str | None = None, action_is_pad: Any = None) -> Any:
+        """Return decode(encode(actions)): what a policy could execute in their place (the paper's q)."""
+        if is_chunk_list(actions):
+            masks = [None] * len(actions) if action_is_pad is None else action_is_pad
+            return [self.quantize(a, key=key, action_is_pad=m) for a, m in zip(actions, masks, strict=True)]
+        ids = self.encode(actions, key=key, action_is_pad=action_is_pad)
+        shape = actions.shape if hasattr(actions, "shape") else torch.as_tensor(actions).shape
+        return self.decode(ids, horizon=shape[-2], key=key)
+
+    @torch.no_grad()
+    def clip_report(self, actions: Any, *, key: str | None = None) -> Any:
+        """Return the fraction of values outside the range per dim, `(d,)` float64: what encoding clips."""
+        fitted = self._fitted_range()
+        chunks, _ = open_actions(actions, fitted.low.device)
+        self._shape(chunks.shape[1], chunks.shape[2])
+        fraction = fitted.outside(chunks, key).double().mean(dim=(0, 1))
+        return fraction.to(actions.device) if isinstance(actions, torch.Tensor) else fraction.cpu().numpy()
+
+    def forward(self, actions: Any, *, key: str | None = None) -> Any:
+        """Return `encode(actions)`: LeRobot, openpi and torch call a tokenizer."""
+        return self.encode(actions, key=key)
+
+    def extra_repr(self) -> str:
+        """Show the parameters and, after fit, the facts."""
+        asked = ", ".join(f"{name}={value!r}" for name, value in self._params.items())
+        return f"{asked}; {self._facts()}" if self.is_fitted else f"{asked}; not fitted"
+
+    # ---- machinery ------------------------------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        self.range = None
+        self._horizon = None
+        self._action_dim = None
+        self._sizes = {}
+        self._provenance = {}
+
+    def _fitted_range(self) -> Range:
+        if self.range is None:
+            raise NotFittedError(
+                f"expected a fitted {type(self).__name__}, got one that is not; call fit(data) or from_pretrained(...)"
+            )
+        return self.range
+
+    def _shape(self, horizon: int | None, action_dim: int | None) -> tuple[int, int]:
+        """Return t and d of a call; what the fit decided may be repeated but not contradicted."""
+        self._fitted_range()
+        facts = {"horizon": (horizon, self._horizon), "action_dim": (action_dim, self._action_dim)}
+        for name, (given, fitted) in facts.items():
+            if given is None and fitted is None:
+                raise ActionShapeError(f"expected {name}= in this call, because the fit left it open; got none")
+            if given is not None and (given < 1 or fitted not in (None, given)):
+                raise ActionShapeError(f"expected {name} {fitted or '>= 1'}, got {given}; refit for another one")
+        t, d = (fitted if given is None else given for given, fitted in facts.values())
+        return int(t or 0), int(d or 0)
+
+    def _read(self, ids: Any, horizon: int | None, action_dim: int | None) -> "_Read":
+        fitted = self._fitted_range()
+        t, d = self._shape(horizon, action_dim)
+        rows, give_back = open_ids(ids, fitted.low.device, self.pad_id)
+        kept, complete = self._parse(rows, t, d)
+        content = torch.full_like(kept, rows.shape[1])
+        begins = torch.ones_like(complete)
+        if self.pad_id is not None:
+            is_pad = rows == self.pad_id
+            content = (~is_pad).cumprod(-1).sum(-1)
+            # pads may follow a chunk or a prefix, nothing may follow pads
+            begins = is_pad.sum(-1) + content == rows.shape[1]
+        return _Read(self, rows, give_back, t, d, kept, complete, begins & (kept == content))
+
+    def _actions(self, read: "_Read", key: str | None) -> torch.Tensor:
+        chunks = self._decode(read.rows, read.kept, read.horizon, read.action_dim)
+        return self._fitted_range().from_unit(chunks, key)
+
+    def _encode_list(self, actions: Any, key: str | None, action_is_pad: Any) -> Any:
+        """Encode chunks of several lengths: one call per length, rows padded to the longest."""
+        if any(not hasattr(a, "ndim") or a.ndim != 2 for a in actions):
+            raise ActionShapeError("expected a list of chunks (t_i, d), got other shapes in the list")
+        groups: dict[int, list[int]] = {}
+        for i, chunk in enumerate(actions):
+            groups.setdefault(chunk.shape[0], []).append(i)
+        first = actions[0]
+        parts = []
+        for members in groups.values():
+            # chunk by chunk through the door, so that an error names the chunk of the list
+            chunks = torch.cat([self._listed(actions, i) for i in members])
+            mask = None if action_is_pad is None else [torch.as_tensor(action_is_pad[i]) for i in members]
+            parts.append(self.encode(chunks, key=key, action_is_pad=None if mask is None else torch.stack(mask)))
+        width = max(part.shape[1] for part in parts)
+        out = torch.full((len(actions), width), -1 if self.pad_id is None else self.pad_id, dtype=torch.int64)
+        for members, part in zip(groups.values(), parts, strict=True):
+            out[torch.tensor(members), : part.shape[1]] = part.cpu()
+        return out.to(first.device) if isinstance(first, torch.Tensor) else out.numpy()
+
+    def _listed(self, actions: Any, i: int) -> torch.Tensor:
+        try:
+            chunk, _ = open_actions(actions[i], self._fitted_range().low.device)
+            self._shape(chunk.shape[1], chunk.shape[2])
+        except (ActionShapeError, ActionValueError) as error:
+            raise type(error)(f"chunk {i} of the list: {error}") from error
+        return chunk
+
+    def _saved_params(self) -> dict[str, Any]:
+        """Return the parameters to write; a tokenizer made of tokenizers writes its fitted parts."""
+        return self.get_params()
+
+    def _facts(self) -> dict[str, Any]:
+        """What config.json stores beside the parameters; `_sizes` decides shapes, the rest is read by people."""
+        return {
+            "horizon": self._horizon,
+            "action_dim": self._action_dim,
+            "vocab_size": self.vocab_size,
+            "max_tokens": self.max_tokens,
+            "pad_id": self.pad_id,
+            "range_keys": list(self.range_keys),
+            "sizes": self._sizes,
+        }
+
+    def _restore(self, facts: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+        """Take `facts` as `_facts` gave them and allocate; the loader fills the tensors."""
+        self._forget()
+        self._horizon, self._action_dim = facts["horizon"], facts["action_dim"]
+        self._sizes = dict(facts["sizes"])
+        empty = torch.empty(len(facts["range_keys"]), facts["action_dim"])
+        self._allocate()
+        self.range = Range(empty, empty, facts["range_keys"])
+        self._provenance = dict(provenance)
+
+    def _provenance_of(self, sample: ChunkSample) -> dict[str, Any]:
+        from action_tokenizers import __version__
+
+        return {
+            "library": f"action-tokenizers {__version__}",
+            "sources": list(sample.sources),
+            "keys": {key: int(count) for key, count in sorted(sample.count.items())},
+            "fps": sample.fps,
+            "chunks": len(sample.actions),
+            "sample": sample.digest(),
+        }
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Move with the policy it sits in, but stay float32: half-precision bounds would move every action."""
+
+        def keep_dtype(tensor: torch.Tensor) -> torch.Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        super()._apply(keep_dtype, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One call's ids, opened and parsed."""
+
+    tokenizer: ActionTokenizer
+    rows: torch.Tensor
+    give_back: Callable[[torch.Tensor], Any]
+    horizon: int
+    action_dim: int
+    kept: torch.Tensor
+    complete: torch.Tensor
+    begins: torch.Tensor  # the ids before the pads begin a chunk
+
+    @property
+    def valid(self) -> torch.Tensor:
+        return self.begins & self.complete
+
+    def refuse_unless(self, fine: torch.Tensor) -> None:
+        if bool(fine.all()):
+            return
+        row = int((~fine).nonzero()[0])
+        kept, ids = int(self.kept[row]), self.rows[row]
+        pad = self.tokenizer.pad_id
+        if bool(self.complete[row]):
+            what = f"{len(ids) - kept} more after the {kept} that complete the chunk"
+        elif kept == len(ids) or int(ids[kept]) == pad:
+            what = f"an end after {kept}, before the chunk is complete"
+        else:
+            what = f"id {int(ids[kept])} at position {kept}, which cannot stand there"
+        raise TokenError(
+            f"expected the ids of a chunk ({self.horizon}, {self.action_dim}) in 0..{self.tokenizer.vocab_size - 1}"
+            f"{'' if pad is None else f', then only the pad {pad}'}, got {what} (row {row}, {int((~fine).sum())} of "
+            f"{len(fine)} rows); generate under allowed(), or repair with try_decode"
+        )
+
+
+def _is_bare_episodes(data: Any) -> bool:
+    return is_chunk_list(data) and all(getattr(a, "ndim", 0) == 2 for a in data)
+
+
+def _by_key(sample: ChunkSample) -> tuple[torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]]:
+    """Return actions, padding mask and, per key, the rows that belong to it."""
+    key_index = torch.as_tensor(sample.key_index)
+    rows = {key: (key_index == i).nonzero()[:, 0] for i, key in enumerate(sample.key_names)}
+    is_pad = None if sample.action_is_pad is None else torch.as_tensor(sample.action_is_pad)
+    return torch.as_tensor(sample.actions), is_pad, {key: row for key, row in rows.items() if len(row)}

@@ -1,0 +1,1 @@
+"""Pure, stateless, invertible maths that the families share."""

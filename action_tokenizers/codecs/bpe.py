@@ -1,0 +1,289 @@
+"""Byte-pair encoding of integer sequences, exactly as if merges were applied one rank after another.
+
+Encoding does not replay the merges. Two adjacent pieces are *compatible* when no merge would cross their border,
+and the encoding of a sequence is its only cut into pieces in which all neighbours are compatible. So the longest
+piece that fits is tried first, with a step back where it leads nowhere: nearly linear in the symbols (the idea is
+that of the backtracking encoder in github/rust-gems). One symbol, the blank, fills long runs: the trie of the
+pieces walks such a run in one step.
+"""
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Merges", "blank_runs", "build_merges", "encode_run"]
+
+_Array = npt.NDArray[Any]
+
+# compatibility of every pair of ids is remembered for vocabularies up to this size (one byte a pair)
+MOST_REMEMBERED = 4096
+_HASH = 0x9E3779B97F4A7C1
+_UNKNOWN, _FITS, _CLASHES = 0, 1, 2
+_UNREAD = -2
+
+
+class Merges(NamedTuple):
+    """What encoding needs, as arrays a kernel can take. `v` ids: base symbols first, then merges by rank."""
+
+    left: npt.NDArray[np.int32]  # (v,) the id a merge joins on the left; -1 for a base symbol
+    right: npt.NDArray[np.int32]  # (v,)
+    span: npt.NDArray[np.int32]  # (v,) base symbols in an id
+    start: npt.NDArray[np.int64]  # (v + 1,) where an id's base symbols lie in `symbols`
+    symbols: npt.NDArray[np.int32]
+    shorter: npt.NDArray[np.int32]  # (v,) the longest id that is a proper prefix of an id; -1: none
+    pair_keys: npt.NDArray[np.int64]  # open addressing: left * v + right -> id
+    pair_ids: npt.NDArray[np.int32]
+    blank: int
+    root: npt.NDArray[np.int32]  # (base,) trie node of each symbol at the start of a piece
+    node_symbol: npt.NDArray[np.int32]  # trie nodes in depth-first order, the blank's child first
+    node_id: npt.NDArray[np.int32]  # the longest id on the way to a node
+    child: npt.NDArray[np.int32]
+    sibling: npt.NDArray[np.int32]
+    blanks: npt.NDArray[np.int32]  # how many blanks can follow a node; they are the nodes right after it
+    memo: npt.NDArray[np.uint8]  # (v * v,) or empty
+
+
+def build_merges(base: int, pairs: npt.NDArray[np.int32], blank: int = 0) -> Merges:
+    """Prepare `pairs (m, 2)` for encoding; merge `i` has id `base + i` and may join only earlier ids."""
+    v = base + len(pairs)
+    left, right = np.full(v, -1, np.int32), np.full(v, -1, np.int32)
+    left[base:], right[base:] = pairs[:, 0], pairs[:, 1]
+    span = np.ones(v, np.int32)
+    for i, (a, b) in enumerate(pairs.tolist(), base):
+        span[i] = span[a] + span[b]
+    start = np.concatenate([[0], np.cumsum(span, dtype=np.int64)])
+    symbols = np.empty(start[-1], np.int32)
+    _expand(left, right, start, symbols)
+    capacity = 1 << max(4, int(4 * len(pairs)).bit_length())
+    pair_keys, pair_ids = np.full(capacity, -1, np.int64), np.full(capacity, -1, np.int32)
+    _hash_pairs(left, right, pair_keys, pair_ids)
+    root, node_symbol, node_id, child, sibling, blanks, shorter = _trie(base, start, symbols, blank)
+    memo = np.zeros(v * v if v <= MOST_REMEMBERED else 0, np.uint8)
+    return Merges(
+        left,
+        right,
+        span,
+        start,
+        symbols,
+        shorter,
+        pair_keys,
+        pair_ids,
+        blank,
+        root,
+        node_symbol,
+        node_id,
+        child,
+        sibling,
+        blanks,
+        memo,
+    )
+
+
+@numba.njit(cache=True, nogil=True)
+def _expand(left: _Array, right: _Array, start: _Array, symbols: _Array) -> None:
+    for i in range(len(left)):
+        if left[i] < 0:
+            symbols[start[i]] = i
+            continue
+        place = start[i]
+        for part in (left[i], right[i]):
+            for p in range(start[part], start[part + 1]):
+                symbols[place] = symbols[p]
+                place += 1
+
+
+@numba.njit(cache=True, nogil=True)
+def _place(keys: _Array, key: int) -> int:
+    mask = len(keys) - 1
+    place = (key * _HASH) >> 20 & mask
+    while keys[place] >= 0 and keys[place] != key:
+        place = (place + 1) & mask
+    return place
+
+
+@numba.njit(cache=True, nogil=True)
+def _hash_pairs(left: _Array, right: _Array, keys: _Array, ids: _Array) -> None:
+    v = len(left)
+    for i in range(v):
+        if left[i] >= 0:
+            key = np.int64(left[i]) * v + right[i]
+            place = _place(keys, key)
+            keys[place] = key
+            ids[place] = i
+
+
+@numba.njit(cache=True, nogil=True)
+def _step(child: _Array, sibling: _Array, node_symbol: _Array, node: int, symbol: int) -> int:
+    node = child[node]
+    while node >= 0 and node_symbol[node] != symbol:
+        node = sibling[node]
+    return node
+
+
+@numba.njit(cache=True, nogil=True)
+def _trie(
+    base: int, start: _Array, symbols: _Array, blank: int
+) -> tuple[_Array, _Array, _Array, _Array, _Array, _Array, _Array]:
+    v, most = len(start) - 1, len(symbols)
+    child, sibling = np.full(most, -1, np.int32), np.full(most, -1, np.int32)
+    symbol, piece = np.empty(most, np.int32), np.full(most, -1, np.int32)
+    symbol[:base] = np.arange(base)
+    nodes = base
+    for i in range(v):
+        node = symbols[start[i]]
+        for p in range(start[i] + 1, start[i + 1]):
+            after = _step(child, sibling, symbol, node, symbols[p])
+            if after < 0:
+                after = nodes
+                nodes += 1
+                symbol[after] = symbols[p]
+                first = child[node]
+                if first < 0 or symbols[p] == blank:
+                    sibling[after] = first
+                    child[node] = after
+                else:  # behind the others: early merges are frequent ones and are met first
+                    while sibling[first] >= 0:
+                        first = sibling[first]
+                    sibling[first] = after
+            node = after
+        piece[node] = i
+    # renumber depth first, so that a run of blanks is a run of nodes
+    order, number = np.empty(nodes, np.int32), np.empty(nodes, np.int32)
+    stack = np.empty(nodes + 1, np.int32)
+    longest, shorter = np.full(nodes, -1, np.int32), np.full(v, -1, np.int32)
+    done = 0
+    for s in range(base):
+        stack[0] = s
+        top = 1
+        while top > 0:
+            top -= 1
+            node = stack[top]
+            number[node] = done
+            order[done] = node
+            done += 1
+            if sibling[node] >= 0:
+                stack[top] = sibling[node]
+                top += 1
+            if child[node] >= 0:
+                stack[top] = child[node]
+                top += 1
+    new_child, new_sibling = np.full(nodes, -1, np.int32), np.full(nodes, -1, np.int32)
+    new_symbol, blanks = np.empty(nodes, np.int32), np.zeros(nodes, np.int32)
+    for n in range(nodes):
+        old = order[n]
+        new_symbol[n] = symbol[old]
+        if piece[old] >= 0:
+            shorter[piece[old]] = longest[n]
+            longest[n] = piece[old]
+        if sibling[old] >= 0:
+            new_sibling[n] = number[sibling[old]]
+        if child[old] >= 0:
+            new_child[n] = number[child[old]]
+            below = child[old]
+            while below >= 0:
+                longest[number[below]] = longest[n]
+                below = sibling[below]
+    for n in range(nodes - 1, -1, -1):
+        if new_child[n] >= 0 and new_symbol[new_child[n]] == blank:
+            blanks[n] = blanks[new_child[n]] + 1
+    return number[:base].copy(), new_symbol, longest, new_child, new_sibling, blanks, shorter
+
+
+@numba.njit(cache=True, nogil=True)
+def _clashes(merges: Merges, x: int, y: int) -> bool:
+    """Say whether a merge crosses the border of the adjacent pieces `x`, `y`.
+
+    Runs the merges of both pieces backwards along the border. A crossing merge of rank m happens when both its
+    parts exist and are not yet used: before the left one's own next merge, and not after the right one's (in a
+    tie of equal rules the leftmost occurrence wins).
+    """
+    v = np.int64(len(merges.span))
+    mask = len(merges.pair_keys) - 1
+    used_left, used_right = v, v
+    while True:
+        key = x * v + y
+        place = (key * _HASH) >> 20 & mask
+        while merges.pair_keys[place] >= 0 and merges.pair_keys[place] != key:
+            place = (place + 1) & mask
+        if merges.pair_keys[place] == key:
+            rank = merges.pair_ids[place]
+            if rank < used_left and rank <= used_right:
+                return True
+        x_base, y_base = merges.left[x] < 0, merges.left[y] < 0
+        if x_base and y_base:
+            return False
+        if y_base or (not x_base and x > y):
+            used_left, x = x, np.int64(merges.right[x])
+        else:
+            used_right, y = y, np.int64(merges.left[y])
+
+
+@numba.njit(cache=True, nogil=True)
+def blank_runs(symbols: _Array, blank: int, runs: _Array) -> None:
+    """Write to `runs` how many blanks stand at each position and right of it."""
+    run = 0
+    for p in range(len(symbols) - 1, -1, -1):
+        run = run + 1 if symbols[p] == blank else 0
+        runs[p] = run
+
+
+@numba.njit(cache=True, nogil=True)
+def encode_run(merges: Merges, symbols: _Array, runs: _Array, start: int, stop: int, out: _Array, dead: _Array) -> int:
+    """Write the ids of `symbols[start:stop]` to `out` and return their number.
+
+    `runs` as `blank_runs` gives them, none reaching over `stop`. `dead` is scratch as long as `symbols`: positions
+    from which no cut reaches the end. One function on purpose: handing `merges` to helpers would count references
+    to its arrays at every step, which costs more than the step.
+    """
+    child, sibling, node_symbol, blanks = merges.child, merges.sibling, merges.node_symbol, merges.blanks
+    span, memo = merges.span, merges.memo
+    v = np.int64(len(span))
+    dead[start:stop] = False
+    count = 0
+    position = start
+    piece = np.int64(_UNREAD)
+    while position < stop:
+        if piece == _UNREAD:  # the longest id whose symbols stand here
+            node = np.int64(merges.root[symbols[position]])
+            p = position + 1
+            while p < stop:
+                skip = min(runs[p], blanks[node])
+                if skip > 0:
+                    node += skip
+                    p += skip
+                    continue
+                after = child[node]
+                while after >= 0 and node_symbol[after] != symbols[p]:
+                    after = sibling[after]
+                if after < 0:
+                    break
+                node = np.int64(after)
+                p += 1
+            piece = np.int64(merges.node_id[node])
+        while piece >= 0:  # the longest of its prefixes that goes with the piece before
+            end = position + span[piece]
+            if end == stop or not dead[end]:
+                if count == 0:
+                    break
+                before = np.int64(out[count - 1])
+                known = memo[before * v + piece] if len(memo) > 0 else np.uint8(_UNKNOWN)
+                if known == _UNKNOWN:
+                    known = np.uint8(_CLASHES if _clashes(merges, before, piece) else _FITS)
+                    if len(memo) > 0:  # threads may race here; they write the same byte
+                        memo[before * v + piece] = known
+                if known == _FITS:
+                    break
+            piece = np.int64(merges.shorter[piece])
+        if piece >= 0:
+            out[count] = piece
+            count += 1
+            position += span[piece]
+            piece = np.int64(_UNREAD)
+        else:
+            dead[position] = True
+            count -= 1
+            position -= span[out[count]]
+            piece = np.int64(merges.shorter[out[count]])
+    return count

@@ -1,0 +1,199 @@
+"""The alphabet of FAST: integer coefficients as base symbols, rare ones as two escape digits.
+
+Ids, in this order: one base symbol per frequent coefficient value (ascending), the high digits, the low digits,
+then the merges. A coefficient c that has no symbol of its own is written as two ids, high = (c + bound) // radix
+and low = (c + bound) % radix; merges never touch digits, so every id spans a known number of coefficients.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from action_tokenizers.codecs.bpe import Merges, blank_runs, build_merges, encode_run
+from action_tokenizers.codecs.bpe_train import BARRIER
+
+__all__ = [
+    "Alphabet",
+    "Tables",
+    "build_tables",
+    "choose_alphabet",
+    "count_values",
+    "decode_rows",
+    "encode_rows",
+    "parse_rows",
+    "to_symbols",
+]
+
+_Array = npt.NDArray[Any]
+
+
+class Alphabet(NamedTuple):
+    """Which coefficients have a symbol. `bound` is the largest |coefficient| a chunk can have."""
+
+    values: npt.NDArray[np.int32]  # (m,) ascending
+    bound: int
+    radix: int  # 0: every coefficient has a symbol
+
+    @property
+    def high_digits(self) -> int:
+        """Number of high-digit ids."""
+        return math.ceil((2 * self.bound + 1) / self.radix) if self.radix else 0
+
+    @property
+    def size(self) -> int:
+        """Ids before the first merge."""
+        return len(self.values) + self.high_digits + self.radix
+
+
+class Tables(NamedTuple):
+    """An alphabet and its merges as arrays for the kernels."""
+
+    merges: Merges
+    value: npt.NDArray[np.int32]  # (size,) coefficient of a base symbol, digit of a digit
+    symbol: npt.NDArray[np.int32]  # (2 bound + 1,) base symbol of coefficient c - bound; -1: escaped
+    span: npt.NDArray[np.int64]  # (v,) coefficients an id stands for; a high digit stands for none yet
+    high: int  # ids of the first high digit,
+    low: int  # the first low digit
+    first_merge: int  # and the first merge
+    bound: int
+    radix: int
+
+
+def count_values(coefficients: npt.NDArray[np.int32], bound: int) -> npt.NDArray[np.int64]:
+    """Return how often each coefficient -bound..bound occurs, `(2 bound + 1,)`."""
+    return np.bincount(coefficients.ravel() + bound, minlength=2 * bound + 1)
+
+
+def choose_alphabet(counts: npt.NDArray[np.int64], room: int, least_count: int) -> Alphabet:
+    """Give a symbol to 0 and to every value seen at least `least_count` times, the most frequent first.
+
+    Args:
+        counts: as `count_values` returns them.
+        room: most ids the alphabet may take.
+        least_count: below it a value is spelled with two digits.
+
+    Raises:
+        ValueError: not even 0 and the digits fit; the message says how many ids they need.
+    """
+    bound = len(counts) // 2
+    if len(counts) <= room and bool((counts >= least_count).all()):
+        return Alphabet(np.arange(-bound, bound + 1, dtype=np.int32), bound, 0)
+    radix = math.isqrt(len(counts) - 1) + 1
+    digits = math.ceil(len(counts) / radix) + radix
+    if room < min(1 + digits, len(counts)):
+        raise ValueError(f"{min(1 + digits, len(counts))} ids")
+    if room < 1 + digits or len(counts) <= 1 + digits:
+        return Alphabet(np.arange(-bound, bound + 1, dtype=np.int32), bound, 0)
+    # ties go to the smaller coefficient, so that equal data give equal alphabets
+    order = np.lexsort((np.abs(np.arange(len(counts)) - bound), -counts))
+    frequent = [i for i in order[: room - digits] if counts[i] >= least_count and i != bound]
+    values = np.sort(np.array([bound, *frequent[: room - digits - 1]], np.int32) - np.int32(bound))
+    return Alphabet(values, bound, radix)
+
+
+def build_tables(alphabet: Alphabet, pairs: npt.NDArray[np.int32]) -> Tables:
+    """Prepare an alphabet and its merges `(m, 2)` for the kernels."""
+    m, high_digits = len(alphabet.values), alphabet.high_digits
+    merges = build_merges(alphabet.size, pairs, blank=int(np.searchsorted(alphabet.values, 0)))
+    symbol = np.full(2 * alphabet.bound + 1, -1, np.int32)
+    symbol[alphabet.values + alphabet.bound] = np.arange(m)
+    span = merges.span.astype(np.int64)
+    span[m : m + high_digits] = 0
+    value = np.concatenate([alphabet.values, np.arange(high_digits), np.arange(alphabet.radix)]).astype(np.int32)
+    return Tables(merges, value, symbol, span, m, m + high_digits, alphabet.size, alphabet.bound, alphabet.radix)
+
+
+@numba.njit(cache=True, nogil=True)
+def to_symbols(coefficients: _Array, symbol: _Array, bound: int) -> _Array:
+    """Return the rows of `coefficients (n, l)` as base symbols, joined; escaped values and row ends are barriers."""
+    n, length = coefficients.shape
+    out = np.empty(n * (length + 1), np.int32)
+    for i in range(n):
+        for j in range(length):
+            out[i * (length + 1) + j] = symbol[coefficients[i, j] + bound]
+        out[i * (length + 1) + length] = BARRIER
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def encode_rows(tables: Tables, coefficients: _Array, out: _Array, lengths: _Array) -> None:
+    """Write the ids of each row of `coefficients (n, l)` to `out (n, >= 2 l)` and their numbers to `lengths`."""
+    n, length = coefficients.shape
+    # locals, because every reach into the tuple counts references
+    symbol, bound, merges = tables.symbol, tables.bound, tables.merges
+    symbols = np.empty(length, np.int32)
+    runs = np.empty(length, np.int32)
+    dead = np.empty(length, np.bool_)
+    for i in range(n):
+        for j in range(length):
+            symbols[j] = symbol[coefficients[i, j] + bound]
+        blank_runs(symbols, merges.blank, runs)
+        count = 0
+        start = 0
+        while start < length:
+            stop = start
+            while stop < length and symbols[stop] >= 0:
+                stop += 1
+            count += encode_run(merges, symbols, runs, start, stop, out[i, count:], dead)
+            if stop < length:
+                shifted = coefficients[i, stop] + bound
+                out[i, count] = tables.high + shifted // tables.radix
+                out[i, count + 1] = tables.low + shifted % tables.radix
+                count += 2
+            start = stop + 1
+        lengths[i] = count
+
+
+@numba.njit(cache=True, nogil=True)
+def parse_rows(tables: Tables, ids: _Array, length: int, kept: _Array, complete: _Array) -> None:
+    """Count the leading ids of each row that can begin `length` coefficients; see `ActionTokenizer._parse`."""
+    span, value = tables.span, tables.value
+    high, low, first_merge, radix = tables.high, tables.low, tables.first_merge, tables.radix
+    v = len(span)
+    for i in range(ids.shape[0]):
+        left = length
+        digit = -1  # a high digit that waits for its low one
+        count = 0
+        while count < ids.shape[1] and left > 0:
+            token = ids[i, count]
+            if token < 0 or token >= v:
+                break
+            is_low = low <= token < first_merge
+            if (digit >= 0) != is_low:
+                break
+            if is_low:
+                if digit * radix + value[token] > 2 * tables.bound:
+                    break
+                digit = -1
+            elif high <= token < low:
+                digit = value[token]
+            if span[token] > left:
+                break
+            left -= span[token]
+            count += 1
+        kept[i] = count
+        complete[i] = left == 0
+
+
+@numba.njit(cache=True, nogil=True)
+def decode_rows(tables: Tables, ids: _Array, kept: _Array, out: _Array) -> None:
+    """Write the coefficients of the first `kept (n,)` ids of each row to `out (n, l)` int32; the rest stays."""
+    value, symbols, begin = tables.value, tables.merges.symbols, tables.merges.start
+    high, low, first_merge, radix = tables.high, tables.low, tables.first_merge, tables.radix
+    for i in range(ids.shape[0]):
+        position = 0
+        digit = 0
+        for p in range(kept[i]):
+            token = ids[i, p]
+            if high <= token < low:
+                digit = value[token]
+            elif low <= token < first_merge:
+                out[i, position] = digit * radix + value[token] - tables.bound
+                position += 1
+            else:
+                for s in range(begin[token], begin[token + 1]):
+                    out[i, position] = value[symbols[s]]
+                    position += 1

@@ -1,0 +1,72 @@
+"""Which layout lies here: told by what is in the folder, never by its name."""
+
+from importlib import import_module
+from pathlib import Path
+
+from action_tokenizers.data.readers.recording import Recording, State
+from action_tokenizers.errors import FormatError
+
+__all__ = ["read"]
+
+LAYOUTS = (
+    "LeRobot v2.0, v2.1, v3.0 (meta/info.json)",
+    "flat parquet (episodes.parquet or *.parquet)",
+    "arrays (.npz, .npy)",
+    "HDF5 of robomimic, LIBERO or ALOHA (.hdf5, .h5)",
+    "Diffusion Policy zarr (folder or .zarr.zip)",
+    "RLDS (features.json and *.tfrecord*)",
+)
+SUFFIXES = {
+    ".parquet": "parquet",
+    ".npz": "arrays",
+    ".npy": "arrays",
+    ".hdf5": "hdf5",
+    ".h5": "hdf5",
+    ".zip": "zarr",
+}
+
+
+def read(path: Path, *, action: str | None = None, state: State = None) -> Recording:
+    """Return the episodes at `path`, whatever its layout.
+
+    Raises:
+        FormatError: No known layout; lists what is there and what is known.
+    """
+    layout = _of_folder(path) if path.is_dir() else _of_file(path)
+    if layout is None:
+        raise FormatError(_unknown(path))
+    module = import_module(f"action_tokenizers.data.readers.{layout}")
+    recording: Recording = module.read(path, action=action, state=state)
+    return recording
+
+
+def _of_file(path: Path) -> str | None:
+    if ".tfrecord" in path.name:
+        return "rlds"
+    return SUFFIXES.get(path.suffix.lower())
+
+
+def _of_folder(path: Path) -> str | None:
+    """Return the layout of a folder; the most telling sign first."""
+    if (path / "meta" / "info.json").is_file():
+        return "lerobot"
+    if (path / "episodes.parquet").is_file():
+        return "parquet"
+    if any((path / name).exists() for name in (".zgroup", "zarr.json", "meta/episode_ends")):
+        return "zarr"
+    if (path / "features.json").is_file() or next(path.rglob("*.tfrecord*"), None):
+        return "rlds"
+    for pattern, layout in (("*.hdf5", "hdf5"), ("*.h5", "hdf5"), ("**/*.parquet", "parquet")):
+        if next(path.glob(pattern), None):
+            return layout
+    files = [file for file in path.iterdir() if file.is_file() and _of_file(file)]
+    return _of_file(files[0]) if len(files) == 1 else None
+
+
+def _unknown(path: Path) -> str:
+    known = "; ".join(LAYOUTS)
+    if path.is_file():
+        return f"expected a data set, got the file {path.name}: known layouts are {known}"
+    names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir())
+    there = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") or "nothing"
+    return f"expected a data set in the folder {path.name}, found {there}: known layouts are {known}"

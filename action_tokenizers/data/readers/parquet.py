@@ -1,0 +1,93 @@
+"""Flat parquet: one row per frame, in one file or several, with an optional dataset.json beside it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from action_tokenizers.data.readers.columns import (
+    column_names,
+    join_tables,
+    numeric_columns,
+    read_columns,
+    side_by_side,
+)
+from action_tokenizers.data.readers.recording import (
+    EPISODE_NAMES,
+    Recording,
+    State,
+    pick_action,
+    pick_state,
+    positive,
+    split_rows,
+)
+from action_tokenizers.errors import FormatError
+
+__all__ = ["read"]
+
+FRAME_NAMES = ("frame_index", "step_index")
+
+
+def read(path: Path, *, action: str | None = None, state: State = None) -> Recording:
+    """Return the episodes of a parquet file, or of all parquet files below a folder."""
+    files = _files(path)
+    columns = numeric_columns(files[0])
+    where = files[0].name
+    parts = {"action": pick_action(columns, action, where), "state": pick_state(columns, state, where)}
+    frame = next((name for name in FRAME_NAMES if name in columns), None)
+    every = column_names(files[0])  # episode ids may be text, which numeric_columns leaves out
+    episode = next((name for name in EPISODE_NAMES if name in every), None)
+    wanted = [*parts["action"], *parts["state"], *(name for name in (episode, frame) if name)]
+    tables = []
+    for number, file in enumerate(files):
+        table = read_columns(file, wanted)
+        rows = side_by_side(table, parts)
+        # without a column that tells episodes apart, every file is one episode
+        rows["episode"] = table[episode] if episode else np.full(len(rows["action"]), number)
+        tables.append(rows | ({"frame": table[frame]} if frame else {}))
+    joined = join_tables(tables, path.name)
+    numbers = _numbers(joined.pop("episode"))
+    names, split = split_rows(joined, numbers, joined.pop("frame", None), path.name)
+    facts = _facts(path if path.is_dir() else path.parent)
+    return Recording(
+        split["action"],
+        split.get("state"),
+        positive(facts.get("hz", facts.get("fps"))),
+        names,
+        _action_names(facts, split["action"][0].shape[1]),
+    )
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    single = path / "episodes.parquet"
+    return [single] if single.is_file() else sorted(path.rglob("*.parquet"))
+
+
+def _numbers(ids: NDArray[Any]) -> NDArray[np.int64]:
+    """Return whole episode numbers as they are; anything else is numbered in order of appearance."""
+    if ids.dtype.kind in "iu":
+        return ids.astype(np.int64)
+    _, first, inverse = np.unique(ids.astype(str), return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    file = folder / "dataset.json"
+    if not file.is_file():
+        return {}
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FormatError(f"expected JSON in {file.name} of {folder.name}, got {error}") from error
+    return facts if isinstance(facts, dict) else {}
+
+
+def _action_names(facts: dict[str, Any], dim: int) -> tuple[str, ...] | None:
+    names = facts.get("action_names")
+    return tuple(str(name) for name in names) if isinstance(names, list) and len(names) == dim else None

@@ -1,0 +1,140 @@
+"""A sample as one safetensors file: tensors, and a JSON header in the file's metadata."""
+
+import json
+import os
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from action_tokenizers.data.door import FloatArray, refuse_nonfinite
+from action_tokenizers.data.relative import Relative
+from action_tokenizers.errors import FormatError
+
+if TYPE_CHECKING:
+    from action_tokenizers.data.sample import ChunkSample
+
+__all__ = ["digest", "read", "write"]
+
+VERSION = 1
+Tensors = dict[str, NDArray[Any]]
+
+
+def digest(sample: "ChunkSample") -> str:
+    """Return a hex blake2b over everything `write` would write."""
+    header, tensors = _contents(sample)
+    state = blake2b(header.encode(), digest_size=16)
+    for name in sorted(tensors):
+        little = tensors[name].astype(tensors[name].dtype.newbyteorder("<"), copy=False)
+        state.update(f"{name} {little.dtype.str} {little.shape}".encode())
+        state.update(np.ascontiguousarray(little).data)
+    return state.hexdigest()
+
+
+def write(sample: "ChunkSample", path: str | os.PathLike[str]) -> None:
+    """Write the file beside its place and move it there: readers see all of it or none."""
+    from safetensors.numpy import save
+
+    header, tensors = _contents(sample)
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, {"sample": header})
+    temporary = target.with_name(f".{target.name}.{token_hex(4)}")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: str | os.PathLike[str]) -> "ChunkSample":
+    """Return the sample of the file; FormatError for anything but a whole sample of this version."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {}).get("sample", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise FormatError(f"expected a chunk sample at {Path(path).name}, got {error}") from error
+    if header.get("version") != VERSION:
+        raise FormatError(
+            f"expected a chunk sample of version {VERSION} at {Path(path).name}, got version "
+            f"{header.get('version')}: sample the data again"
+        )
+    try:
+        return _restored(header, tensors)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise FormatError(
+            f"broken chunk sample {Path(path).name}: {error!r}: sample the data again"
+        ) from error
+
+
+def _contents(sample: "ChunkSample") -> tuple[str, Tensors]:
+    rows, groups = sample._rows, sample._reservoir.groups
+    header = {
+        "version": VERSION,
+        "k": sample.k,
+        "seed": sample.seed,
+        "weights": sample.weights,
+        "horizon": sample.horizon,
+        "action_dim": sample.action_dim,
+        "relative": None if sample.relative is None else sample.relative.to_json(),
+        "groups": groups,
+        "count": sample.count,
+        "skipped": sample.skipped,
+        "longest_skipped": sample.longest_skipped,
+        "fps": sorted(sample._fps, key=lambda fps: (fps is not None, fps)),
+    }
+    shape = (len(sample.count), sample.action_dim or 0)
+    tensors = {
+        "actions": rows.actions,
+        "action_is_pad": rows.pad,
+        "group": rows.group,
+        "episode": rows.episode,
+        "start": rows.start,
+        "minimum": np.array(list(sample.minimum.values()), np.float32).reshape(shape),
+        "maximum": np.array(list(sample.maximum.values()), np.float32).reshape(shape),
+    }
+    return json.dumps(header, sort_keys=True), tensors
+
+
+def _restored(header: dict[str, Any], tensors: Tensors) -> "ChunkSample":
+    from action_tokenizers.data.sample import ChunkSample
+
+    sample = ChunkSample(header["k"], header["seed"], header["weights"], header["horizon"])
+    sample.action_dim = header["action_dim"]
+    sample.relative = None if header["relative"] is None else Relative.from_json(header["relative"])
+    sample.skipped, sample.longest_skipped = header["skipped"], header["longest_skipped"]
+    sample._fps = set(header["fps"])
+    for i, (key, count) in enumerate(sorted(header["count"].items())):
+        sample._note(key, count, (tensors["minimum"][i], tensors["maximum"][i]))
+    groups = [(str(key), str(source)) for key, source in header["groups"]]
+    _check(tensors, (len(tensors["actions"]), sample.horizon or 0, sample.action_dim or 0), len(groups))
+    for number, group in enumerate(groups):
+        at = np.flatnonzero(tensors["group"] == number)
+        chunks, pad = tensors["actions"][at], tensors["action_is_pad"][at]
+        sample._offer(group, tensors["episode"][at], tensors["start"][at], partial(_pick, chunks, pad))
+    return sample
+
+
+def _pick(
+    chunks: FloatArray, pad: NDArray[np.bool_], rows: NDArray[np.int64]
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    return chunks[rows], pad[rows]
+
+
+def _check(tensors: Tensors, shape: tuple[int, int, int], groups: int) -> None:
+    wanted = {"actions": (shape, "float32"), "action_is_pad": (shape[:2], "bool")}
+    wanted |= dict.fromkeys(("group", "episode", "start"), (shape[:1], "int64"))
+    for name, (size, dtype) in wanted.items():
+        got = tensors[name]
+        if got.shape != size or got.dtype != dtype:
+            raise FormatError(f"expected {name} {size} {dtype}, got {got.shape} {got.dtype}")
+    if not np.isin(tensors["group"], np.arange(groups)).all():
+        raise FormatError(f"expected groups 0..{groups - 1}, got others")
+    refuse_nonfinite(tensors["actions"], ("chunk", "step", "dim"))

@@ -1,0 +1,1 @@
+"""Measure and compare tokenizers on held-out episodes."""

@@ -1,0 +1,137 @@
+"""What comes into a call and goes out of it: numpy or torch, any leading dims, lists of chunks or of ids.
+
+`base.py` calls these at its door; behind it everything is a torch tensor `(b, t, d)` float32 or `(b, n)` int64.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from action_tokenizers.errors import ActionShapeError, ActionValueError, TokenError
+
+__all__ = ["hold_last", "is_chunk_list", "open_actions", "open_ids", "open_mask"]
+
+GiveBack = Callable[[torch.Tensor], Any]
+
+
+def is_chunk_list(actions: Any) -> bool:
+    """Say whether `actions` is a list of arrays, that is of chunks."""
+    return isinstance(actions, (list, tuple)) and any(isinstance(a, (np.ndarray, torch.Tensor)) for a in actions)
+
+
+def open_actions(actions: Any, device: torch.device) -> tuple[torch.Tensor, GiveBack]:
+    """Return `(b, t, d)` float32 on `device`, and a function that gives a `(b, ...)` result the caller's form.
+
+    Raises:
+        ActionShapeError: not numbers, or fewer than two dims.
+        ActionValueError: NaN or inf; names chunk, step and dim.
+    """
+    tensor = _tensor(actions, ActionShapeError, "actions (..., t, d)")
+    if tensor.dtype.is_complex or tensor.ndim < 2:
+        what = tensor.dtype if tensor.dtype.is_complex else f"shape {tuple(tensor.shape)}"
+        raise ActionShapeError(f"expected real actions (..., t, d), got {what}; one step is (1, d)")
+    lead, (t, d) = tensor.shape[:-2], tensor.shape[-2:]
+    if t == 0 or d == 0:
+        raise ActionShapeError(f"expected chunks of at least one step and dim, got shape {tuple(tensor.shape)}")
+    chunks = tensor.detach().to(device=device, dtype=torch.float32).reshape(-1, t, d)
+    # one pass instead of a mask: a sum is finite exactly when all terms are, short of overflow
+    if not bool(torch.isfinite(chunks.sum(dtype=torch.float64))):
+        bad = (~torch.isfinite(chunks)).nonzero()
+        if len(bad):
+            chunk, step, dim = bad[0].tolist()
+            raise ActionValueError(
+                f"expected finite actions, got {chunks[chunk, step, dim].item()} in chunk {chunk}, step {step}, "
+                f"dim {dim} ({len(bad)} such values); clean or drop that chunk"
+            )
+    return chunks, _give_back(actions, tensor.device, lead)
+
+
+def open_ids(ids: Any, device: torch.device, pad_id: int | None) -> tuple[torch.Tensor, GiveBack]:
+    """Return `(b, n)` int64 on `device`, and a function that gives a `(b, ...)` result the caller's form.
+
+    A list of id lists of different lengths is padded on the right.
+
+    Raises:
+        TokenError: not integers, or no dim at all.
+    """
+    if isinstance(ids, (list, tuple)) and ids and not np.isscalar(ids[0]):
+        ids = _pad_rows(ids, pad_id)
+    tensor = _tensor(ids, TokenError, "ids (..., n)")
+    if tensor.numel() == 0:
+        tensor = tensor.to(torch.int64)  # an empty list has no dtype to speak of
+    if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool:
+        raise TokenError(f"expected integer ids (..., n), got {tensor.dtype}; ids are what encode returns")
+    if tensor.ndim == 0:
+        raise TokenError("expected ids (..., n), got a single number; wrap it in a list")
+    lead, n = tensor.shape[:-1], tensor.shape[-1]
+    rows = tensor.detach().to(device=device, dtype=torch.int64).reshape(lead.numel(), n)
+    return rows, _give_back(ids, tensor.device, lead)
+
+
+def open_mask(action_is_pad: Any, lead_steps: torch.Size, device: torch.device) -> torch.Tensor:
+    """Return a `(b, t)` bool mask for chunks of shape `(b, t, d)`.
+
+    Raises:
+        ActionShapeError: other than one flag per step.
+    """
+    mask = _tensor(action_is_pad, ActionShapeError, "action_is_pad (..., t)")
+    if mask.dtype != torch.bool or mask.numel() != lead_steps.numel() or mask.shape[-1:] != lead_steps[-1:]:
+        raise ActionShapeError(
+            f"expected action_is_pad bool with one flag per step {tuple(lead_steps)}, "
+            f"got {mask.dtype} {tuple(mask.shape)}"
+        )
+    return mask.to(device).reshape(lead_steps)
+
+
+def hold_last(chunks: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
+    """Repeat the last real step of `chunks (b, t, d)` where `is_pad (b, t)`, so that padding carries nothing.
+
+    Raises:
+        ActionValueError: a chunk that is nothing but padding.
+    """
+    if bool(is_pad.all(dim=1).any()):
+        row = int(is_pad.all(dim=1).nonzero()[0])
+        raise ActionValueError(f"expected at least one real step per chunk, got only padding in chunk {row}")
+    steps = torch.arange(chunks.shape[1], device=chunks.device)
+    source = torch.where(is_pad, -1, steps).cummax(dim=1).values
+    first = (~is_pad).int().argmax(dim=1, keepdim=True)  # padding before the first real step holds that one
+    source = torch.where(source < 0, first, source)
+    return chunks.gather(1, source[..., None].expand_as(chunks))
+
+
+def _tensor(value: Any, error: type[Exception], expected: str) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value
+    try:
+        array = np.asarray(value)
+    except ValueError as problem:
+        raise error(f"expected {expected}, got rows of different shapes") from problem
+    if array.dtype.kind not in "biufc":
+        raise error(f"expected {expected}, got {type(value).__name__} of {array.dtype}")
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64)  # torch has few operations for wide unsigned integers
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+        array = array.copy()  # torch warns about read-only memory and refuses negative strides
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+
+def _pad_rows(rows: Sequence[Any], pad_id: int | None) -> Any:
+    arrays = [r.detach().cpu().numpy() if isinstance(r, torch.Tensor) else np.asarray(r) for r in rows]
+    if all(a.shape == arrays[0].shape for a in arrays) or any(a.ndim != 1 for a in arrays):
+        return np.asarray(arrays) if all(a.shape == arrays[0].shape for a in arrays) else rows
+    if any(a.size and a.dtype.kind not in "iu" for a in arrays):
+        raise TokenError("expected integer ids, got other values in a list of id lists")
+    padded = np.full((len(arrays), max(a.size for a in arrays)), -1 if pad_id is None else pad_id, np.int64)
+    for row, array in zip(padded, arrays, strict=True):
+        row[: array.size] = array
+    return padded
+
+
+def _give_back(given: Any, device: torch.device, lead: torch.Size) -> GiveBack:
+    def give_back(result: torch.Tensor) -> Any:
+        result = result.reshape(lead + result.shape[1:])
+        return result.to(device) if isinstance(given, torch.Tensor) else result.cpu().numpy()
+
+    return give_back

@@ -1,0 +1,48 @@
+"""Tokenizers with a fixed slot for every id: position p of a chunk holds one of a known, contiguous set of ids."""
+
+from abc import abstractmethod
+
+import torch
+
+from action_tokenizers.base import ActionTokenizer
+
+__all__ = ["SlotTokenizer"]
+
+
+class SlotTokenizer(ActionTokenizer):
+    """Base of families whose n-th id always means the same thing, so that `allowed` is a slice.
+
+    A family writes `_slots` instead of `_parse`, `_allowed` and `_max_tokens`.
+    """
+
+    @abstractmethod
+    def _slots(self, horizon: int, action_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the first id of each position and how many may stand there, both `(n,)` int64."""
+
+    def _parse(self, ids: torch.Tensor, horizon: int, action_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+        first, count = self._slots(horizon, action_dim)
+        n = len(first)
+        given = ids[:, :n]
+        m = given.shape[1]
+        fits = (given >= first[:m]) & (given < (first + count)[:m])
+        if bool(fits.all()):
+            kept = torch.full((len(ids),), m, dtype=torch.int64, device=ids.device)
+        else:
+            kept = fits.cumprod(-1).sum(-1)
+        return kept, kept == n
+
+    def _allowed(self, prefix: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
+        first, count = self._slots(horizon, action_dim)
+        p = prefix.shape[1]
+        ids = torch.arange(self.vocab_size, device=prefix.device)
+        return ((ids >= first[p]) & (ids < first[p] + count[p])).expand(len(prefix), -1)
+
+    def _choices(self, ids: torch.Tensor, kept: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
+        _, count = self._slots(horizon, action_dim)
+        choices = torch.ones_like(ids)
+        n = min(len(count), ids.shape[1])
+        choices[:, :n] = count[:n]  # a valid row fills its slots
+        return choices
+
+    def _max_tokens(self, horizon: int, action_dim: int) -> int:
+        return len(self._slots(horizon, action_dim)[0])

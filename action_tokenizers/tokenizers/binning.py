@@ -1,0 +1,164 @@
+"""One id per step and dim: every value falls into a cell of its dim (RT-1, OpenVLA, Octo, Gato)."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from action_tokenizers.base import Progress, ScalarCells
+from action_tokenizers.codecs.bins import (
+    Cells,
+    bin_index,
+    bin_value,
+    gaussian_cells,
+    level_cells,
+    mu_law_cells,
+    quantile_cells,
+    uniform_cells,
+)
+from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
+from action_tokenizers.slots import SlotTokenizer
+
+__all__ = ["BinningTokenizer"]
+
+
+class BinningTokenizer(SlotTokenizer, name="binning"):
+    """Quantize every value alone; ids run step by step, within a step dim by dim.
+
+    Args:
+        horizon: steps per chunk; None: from the data.
+        range: see `ActionTokenizer`.
+        bins: cells per dim, one number or one per dim.
+        strategy: `uniform` (equal widths, decoded to the middle), `quantile` (equal mass, decoded to the mean of the
+            data in the cell), `gaussian` (equal mass under a normal law fitted per dim), `mu_law` (narrow near 0).
+        shared_ids: whether id i means cell i in every dim (RT-1, OpenVLA, Octo, torchrl), or each dim has ids of
+            its own.
+        mu: the constant of `mu_law` (Gato: 100).
+
+    A dim that holds one or two values in the data (a constant, a gripper) gets exactly these as its levels under
+    every strategy, and so fewer bins than asked.
+
+    Example:
+        >>> import numpy as np
+        >>> actions = np.linspace(-1, 1, 120, dtype=np.float32).reshape(20, 3, 2)
+        >>> tokenizer = BinningTokenizer(bins=16, range="minmax").fit(actions)
+        >>> ids = tokenizer.encode(actions[:2])
+        >>> ids.shape, float(abs(tokenizer.decode(ids) - actions[:2]).max()) <= 1 / 16
+        ((2, 6), True)
+    """
+
+    STRATEGIES: ClassVar[tuple[str, ...]] = ("uniform", "quantile", "gaussian", "mu_law")
+
+    edges: torch.Tensor  # (d, k - 1) range units, filled up with +inf
+    centres: torch.Tensor  # (d, k)
+    neutral: torch.Tensor  # (d,) the cell nearest the mean of the data
+
+    def __init__(
+        self,
+        *,
+        horizon: int | None = None,
+        range: Any = "quantile",
+        bins: Any = 256,
+        strategy: str = "uniform",
+        shared_ids: bool = True,
+        mu: float = 100.0,
+    ) -> None:
+        super().__init__(horizon=horizon, range=range, bins=bins, strategy=strategy, shared_ids=shared_ids, mu=mu)
+
+    @property
+    def vocab_size(self) -> int:
+        """Cells of the dim with the most (`shared_ids`) or of all dims, and a pad where the horizon is open."""
+        self._fitted_range()
+        bins = self._sizes["bins"]
+        cells = max(bins) if self._params["shared_ids"] else sum(bins)
+        return int(cells) + (not self._fixed_length())
+
+    def scalar_cells(self) -> ScalarCells:
+        """Return edges and centres per dim, in range units."""
+        self._fitted_range()
+        bins = self._sizes["bins"]
+        edges = tuple(row[: k - 1].clone() for row, k in zip(self.edges, bins, strict=True))
+        return ScalarCells(edges, tuple(row[:k].clone() for row, k in zip(self.centres, bins, strict=True)))
+
+    def _needs_horizon(self) -> bool:
+        return False
+
+    def _fit(self, chunks: torch.Tensor, is_pad: torch.Tensor | None, progress: Progress | None) -> None:
+        steps = chunks.flatten(0, 1) if is_pad is None else chunks[~is_pad]
+        values = steps.numpy()
+        bins = self._asked_bins(values.shape[1])
+        cells = [self._cells(values[:, j], k) for j, k in enumerate(bins)]
+        self._sizes = {"bins": [len(centres) for _, centres in cells]}
+        self._allocate()
+        for j, (edges, centres) in enumerate(cells):
+            self.edges[j, : len(edges)] = torch.from_numpy(edges)
+            self.centres[j] = centres[-1]
+            self.centres[j, : len(centres)] = torch.from_numpy(centres)
+        mean = steps.double().mean(0)
+        self.neutral.copy_((self.centres.double() - mean[:, None]).abs().argmin(1))
+
+    def _asked_bins(self, action_dim: int) -> list[int]:
+        asked = self._params["bins"]
+        bins = [asked] * action_dim if isinstance(asked, int) else list(asked)
+        if len(bins) != action_dim:
+            raise ActionShapeError(f"expected bins= one number or {action_dim} (one per dim), got {len(bins)}")
+        if any(isinstance(k, bool) or int(k) != k or k < 2 for k in bins):
+            raise ActionValueError(f"expected bins >= 2 in every dim, got {asked}")
+        if self._params["strategy"] not in self.STRATEGIES:
+            raise ActionValueError(f"expected strategy among {list(self.STRATEGIES)}, got {self._params['strategy']!r}")
+        if not self._params["mu"] > 0:
+            raise ActionValueError(f"expected mu > 0, got {self._params['mu']}")
+        return [int(k) for k in bins]
+
+    def _cells(self, values: npt.NDArray[np.float32], k: int) -> Cells:
+        ends = np.array([values.min(), values.max()])
+        if np.isin(values, ends).all():
+            return level_cells(np.unique(ends).astype(np.float64))
+        match self._params["strategy"]:
+            case "quantile":
+                return quantile_cells(values, k)
+            case "gaussian":
+                return gaussian_cells(k, float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64)))
+            case "mu_law":
+                return mu_law_cells(k, float(self._params["mu"]))
+            case _:
+                return uniform_cells(k)
+
+    def _allocate(self) -> None:
+        d, k = len(self._sizes["bins"]), max(self._sizes["bins"])
+        self.register_buffer("edges", torch.full((d, k - 1), torch.inf))
+        self.register_buffer("centres", torch.zeros(d, k))
+        self.register_buffer("neutral", torch.zeros(d, dtype=torch.int64))
+
+    def _check_tensors(self) -> None:
+        bins = torch.tensor(self._sizes["bins"])
+        used = torch.arange(self.edges.shape[1]) < bins[:, None] - 1
+        ascending = (self.edges[:, 1:] >= self.edges[:, :-1]).all() if self.edges.shape[1] else True
+        if not (ascending and torch.equal(torch.isfinite(self.edges), used) and self.centres.abs().max() <= 1):
+            raise FormatError("expected ascending edges and centres within [-1, 1], got others; the file is damaged")
+        if not bool(((self.neutral >= 0) & (self.neutral < bins)).all()):
+            raise FormatError("expected neutral cells that exist, got others; the file is damaged")
+
+    def _first_ids(self) -> torch.Tensor:
+        bins = torch.tensor(self._sizes["bins"], device=self.centres.device)
+        return torch.zeros_like(bins) if self._params["shared_ids"] else bins.cumsum(0) - bins
+
+    def _slots(self, horizon: int, action_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+        bins = torch.tensor(self._sizes["bins"], device=self.centres.device)
+        return self._first_ids().repeat(horizon), bins.repeat(horizon)
+
+    def _encode(self, chunks: torch.Tensor) -> torch.Tensor:
+        b, t, d = chunks.shape
+        cells = bin_index(chunks.reshape(b * t, d), self.edges)
+        if not self._params["shared_ids"]:
+            cells += self._first_ids()
+        return cells.reshape(b, t * d)
+
+    def _decode(self, ids: torch.Tensor, kept: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
+        n = horizon * action_dim
+        cells = self.neutral.repeat(len(ids), horizon)
+        m = min(n, ids.shape[1])
+        said = torch.arange(m, device=ids.device) < kept[:, None]
+        cells[:, :m] = torch.where(said, ids[:, :m] - self._first_ids().repeat(horizon)[:m], cells[:, :m])
+        return bin_value(cells.reshape(-1, action_dim), self.centres).reshape(-1, horizon, action_dim)

@@ -1,0 +1,282 @@
+"""FAST: a DCT along time, coefficients rounded to integers, byte-pair encoding over the integers.
+
+Pertsch et al. 2025 (arXiv:2501.09747). Unlike the published processor nothing passes through text: symbols are
+integers, every id spans a known number of coefficients, and no coefficient is ever clipped or dropped.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from action_tokenizers.base import ActionTokenizer, Progress
+from action_tokenizers.codecs.bpe_train import train_merges
+from action_tokenizers.codecs.dct import coefficient_bound, dct_matrix, dct_round, idct
+from action_tokenizers.codecs.symbols import (
+    Alphabet,
+    Tables,
+    build_tables,
+    choose_alphabet,
+    count_values,
+    decode_rows,
+    encode_rows,
+    parse_rows,
+    to_symbols,
+)
+from action_tokenizers.codecs.threads import over_rows
+from action_tokenizers.errors import ActionValueError, FormatError
+
+__all__ = ["FASTTokenizer"]
+
+
+class FASTTokenizer(ActionTokenizer, name="fast"):
+    """Few ids for smooth chunks: low frequencies first, long runs of zeros in one id.
+
+    Args:
+        horizon: steps per chunk; None: from the data.
+        range: see `ActionTokenizer`.
+        scale: levels per unit of an orthonormal DCT coefficient: the quantization step is 1 / scale.
+        vocab_size: most ids, pad included; fewer exist where the data hold no more pairs to merge.
+
+    The DCT and the byte-pair encoding run on the CPU, on whatever device the actions come; so do their tensors.
+    A repaired chunk keeps its valid prefix, that is its low frequencies; what is missing counts as zero, or as the
+    mean of the data at frequency 0.
+
+    Example:
+        >>> import numpy as np
+        >>> phase = np.random.default_rng(0).uniform(0, 6, (200, 1, 3))
+        >>> actions = np.sin(np.linspace(0, 3, 20)[:, None] + phase).astype(np.float32)
+        >>> tokenizer = FASTTokenizer(vocab_size=512).fit(actions)
+        >>> ids = tokenizer.encode(actions)
+        >>> ids.shape[1] < 60, float(abs(tokenizer.decode(ids) - actions).mean()) < 0.05
+        (True, True)
+    """
+
+    prefix_decodable = True
+
+    alphabet: torch.Tensor  # (m,) int32, coefficients that have a symbol, ascending
+    merges: torch.Tensor  # (merges, 2) int32, ids that a merge joins
+    neutral: torch.Tensor  # (d,) int32, coefficient of a missing frequency 0
+
+    def __init__(
+        self,
+        *,
+        horizon: int | None = None,
+        range: Any = "quantile",
+        scale: float = 10,
+        vocab_size: int = 2048,
+    ) -> None:
+        super().__init__(horizon=horizon, range=range, scale=scale, vocab_size=vocab_size)
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids that exist: alphabet, merges and the pad."""
+        self._fitted_range()
+        return self._alphabet_size() + int(self._sizes["merges"]) + 1
+
+    def _fixed_length(self) -> bool:
+        return False
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._tables_cache: Tables | None = None
+
+    def _alphabet_size(self) -> int:
+        # the sizes alone decide it, so that a config says how wide a policy's head is
+        values = np.zeros(self._sizes["alphabet"], np.int32)
+        return Alphabet(values, self._bound(), self._sizes["radix"]).size
+
+    def _bound(self) -> int:
+        return coefficient_bound(self._horizon or 0, self._params["scale"])
+
+    # ---- fit ------------------------------------------------------------------------------------------------
+
+    def _fit(self, chunks: torch.Tensor, is_pad: torch.Tensor | None, progress: Progress | None) -> None:
+        size, scale = self._params["vocab_size"], self._params["scale"]
+        if isinstance(size, bool) or not isinstance(size, int) or size < 2:
+            raise ActionValueError(f"expected vocab_size an integer >= 2, got {size!r}")
+        if isinstance(scale, bool) or not scale > 0 or self._bound() > 1 << 20:
+            raise ActionValueError(f"expected 0 < scale < {(1 << 20) // (self._horizon or 1)}, got {scale!r}")
+        if progress is not None:
+            progress("dct", 0, 2)
+        coefficients = self._coefficients(chunks.numpy())
+        if progress is not None:
+            progress("bpe", 1, 2)
+        alphabet, pairs = self._learn(coefficients, size - 1)
+        self._sizes = {"alphabet": len(alphabet.values), "radix": alphabet.radix, "merges": len(pairs)}
+        self._allocate()
+        self.alphabet.copy_(torch.from_numpy(alphabet.values))
+        self.merges.copy_(torch.from_numpy(pairs))
+        dims = chunks.shape[2]
+        self.neutral.copy_(torch.from_numpy(np.rint(coefficients[:, :dims].mean(0)).astype(np.int32)))
+
+    def _learn(self, coefficients: npt.NDArray[np.int32], room: int) -> tuple[Alphabet, npt.NDArray[np.int32]]:
+        """Choose the alphabet and the merges that fill `room` ids.
+
+        A symbol for a rare value is worth as many ids as the value occurs, a merge as many as its pair does. So
+        values rarer than the last merge give up their symbol, and the merges are learned again.
+        """
+        counts = count_values(coefficients, self._bound())
+        least = 2
+        while True:
+            try:
+                alphabet = choose_alphabet(counts, room, least)
+            except ValueError as error:
+                raise ActionValueError(
+                    f"expected vocab_size >= {error} and a pad, for coefficients within ±{self._bound()} "
+                    f"(scale {self._params['scale']}, horizon {self._horizon}), got {room + 1}"
+                ) from error
+            symbol = build_tables(alphabet, np.empty((0, 2), np.int32)).symbol
+            joined = to_symbols(coefficients, symbol, alphabet.bound)
+            pairs, seen = train_merges(joined, alphabet.size, room - alphabet.size)
+            full = len(pairs) == room - alphabet.size and len(pairs) > 0
+            if least > 2 or not full or int(seen[-1]) <= least:
+                return alphabet, pairs
+            least = int(seen[-1])
+            values = counts[alphabet.values + alphabet.bound]
+            if not bool((values[alphabet.values != 0] < least).any()):
+                return alphabet, pairs
+
+    def _allocate(self) -> None:
+        sizes = self._sizes
+        self.register_buffer("alphabet", torch.zeros(sizes["alphabet"], dtype=torch.int32))
+        self.register_buffer("merges", torch.zeros(sizes["merges"], 2, dtype=torch.int32))
+        self.register_buffer("neutral", torch.zeros(self._action_dim or 0, dtype=torch.int32))
+
+    def _check_tensors(self) -> None:
+        values, pairs = self.alphabet.cpu().numpy(), self.merges.cpu().numpy()
+        base, bound = self._alphabet_size(), self._bound()
+        digits = range(len(values), base)
+        fine = (
+            len(values) > 0
+            and bool((np.diff(values) > 0).all())
+            and abs(int(values[0])) <= bound
+            and abs(int(values[-1])) <= bound
+            and 0 in values
+            and (self._sizes["radix"] > 0 or len(values) == 2 * bound + 1)
+            and bool((pairs >= 0).all() and (pairs < np.arange(base, base + len(pairs))[:, None]).all())
+            and not bool(np.isin(pairs, digits).any())
+            and len(np.unique(pairs, axis=0)) == len(pairs)
+            and bool((self.neutral.abs() <= bound).all())
+        )
+        # a chain of doublings would make ids longer than any chunk, and their tables larger than memory
+        if not fine or not _spans_fit(base, pairs, (self._horizon or 0) * (self._action_dim or 0)):
+            raise FormatError(
+                "expected an ascending alphabet with 0 and merges of earlier ids that fit a chunk, got others; "
+                "the file is damaged"
+            )
+
+    # ---- codec ----------------------------------------------------------------------------------------------
+
+    def _tables(self) -> Tables:
+        """Return the kernels' arrays, built at the first call after fit or load."""
+        tables = self._tables_cache
+        if tables is None:
+            alphabet = Alphabet(self.alphabet.cpu().numpy(), self._bound(), self._sizes["radix"])
+            tables = self._tables_cache = build_tables(alphabet, self.merges.cpu().numpy())
+        return tables
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the tables out: they are quicker built than sent to a worker."""
+        return {**self.__dict__, "_tables_cache": None}
+
+    def _coefficients(self, chunks: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+        n, t, d = chunks.shape
+        out = np.empty((n, t * d), np.int32)
+        matrix, scale, bound = dct_matrix(t), float(self._params["scale"]), self._bound()
+        over_rows(lambda i, j: dct_round(chunks[i:j], matrix, scale, bound, out[i:j]), n, least=64)
+        return out
+
+    def _encode(self, chunks: torch.Tensor) -> torch.Tensor:
+        source = chunks.cpu().numpy()
+        n, t, d = source.shape
+        tables, width = self._tables(), self._max_tokens(t, d)
+        matrix, scale = dct_matrix(t), float(self._params["scale"])
+        scratch = np.empty((n, width), np.int32)
+        lengths = np.empty(n, np.int64)
+
+        def rows(i: int, j: int) -> None:
+            # small pieces, so that coefficients stay in cache between the two kernels
+            piece = np.empty((min(64, j - i), t * d), np.int32)
+            for start in range(i, j, 64):
+                stop = min(start + 64, j)
+                part = piece[: stop - start]
+                dct_round(source[start:stop], matrix, scale, tables.bound, part)
+                encode_rows(tables, part, scratch[start:stop], lengths[start:stop])
+
+        over_rows(rows, n, least=64)
+        used = int(lengths.max()) if n else 0
+        ids = scratch[:, :used].astype(np.int64)
+        ids[np.arange(used) >= lengths[:, None]] = self.vocab_size - 1
+        return torch.from_numpy(ids).to(chunks.device)
+
+    def _parse(self, ids: torch.Tensor, horizon: int, action_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = ids.cpu().contiguous().numpy()
+        kept, complete = np.empty(len(rows), np.int64), np.empty(len(rows), np.bool_)
+        length, tables = horizon * action_dim, self._tables()
+        over_rows(
+            lambda i, j: parse_rows(tables, rows[i:j], length, kept[i:j], complete[i:j]),
+            len(rows),
+            least=1024,
+        )
+        return torch.from_numpy(kept).to(ids.device), torch.from_numpy(complete).to(ids.device)
+
+    def _decode(self, ids: torch.Tensor, kept: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
+        rows, used = ids.cpu().contiguous().numpy(), kept.cpu().numpy()
+        out = np.empty((len(rows), horizon, action_dim), np.float32)
+        neutral = np.zeros(horizon * action_dim, np.int32)
+        neutral[:action_dim] = self.neutral.cpu().numpy()
+        tables, matrix, scale = self._tables(), dct_matrix(horizon), float(self._params["scale"])
+
+        def part(i: int, j: int) -> None:
+            coefficients = np.tile(neutral, (j - i, 1))
+            decode_rows(tables, rows[i:j], used[i:j], coefficients)
+            idct(coefficients, matrix, scale, out[i:j])
+
+        over_rows(part, len(rows), least=64)
+        return torch.from_numpy(out).to(ids.device)
+
+    def _allowed(self, prefix: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
+        tables = self._tables()
+        rows = prefix.cpu().numpy()
+        v, last = self.vocab_size - 1, prefix.shape[1] - 1
+        left = horizon * action_dim - tables.span[rows].sum(1)
+        mask = np.zeros((len(rows), v + 1), np.bool_)
+        mask[:, :v] = tables.span <= left[:, None]
+        mask[:, tables.low : tables.first_merge] = False
+        if last >= 0 and tables.radix:
+            waits = (rows[:, last] >= tables.high) & (rows[:, last] < tables.low)
+            digits = tables.value[rows[waits, last]]
+            mask[waits] = False
+            in_bound = digits[:, None] * tables.radix + np.arange(tables.radix) <= 2 * tables.bound
+            mask[waits, tables.low : tables.first_merge] = in_bound
+        return torch.from_numpy(mask).to(prefix.device)
+
+    def _choices(self, ids: torch.Tensor, kept: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
+        tables = self._tables()
+        rows, n = ids.cpu().numpy(), ids.shape[1]
+        said = np.arange(n) < kept.cpu().numpy()[:, None]
+        token = np.where(said, rows, 0)
+        spans = np.where(said, tables.span[token], 0)
+        left = horizon * action_dim - np.cumsum(spans, 1) + spans
+        # ids that may start a coefficient: all but the low digits
+        starts = np.delete(tables.span, np.arange(tables.low, tables.first_merge))
+        choices = np.searchsorted(np.sort(starts), left, side="right")
+        if tables.radix:
+            is_low = (token >= tables.low) & (token < tables.first_merge)
+            digit = tables.value[np.where(is_low, np.roll(token, 1, axis=1), 0)]
+            choices = np.where(is_low, np.minimum(tables.radix, 2 * tables.bound + 1 - digit * tables.radix), choices)
+        return torch.from_numpy(np.where(said, choices, 1)).to(ids.device)
+
+    def _max_tokens(self, horizon: int, action_dim: int) -> int:
+        return horizon * action_dim * (2 if self._sizes["radix"] else 1)
+
+
+def _spans_fit(base: int, pairs: npt.NDArray[np.int32], most: int) -> bool:
+    span = [1] * base
+    for a, b in pairs.tolist():
+        span.append(span[a] + span[b])
+        if span[-1] > most:
+            return False
+    return True

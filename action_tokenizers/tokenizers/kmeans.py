@@ -1,0 +1,145 @@
+"""Nearest codeword per step or per chunk, over all dims or in groups of dims (BeT)."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+
+from action_tokenizers.base import Progress
+from action_tokenizers.codecs.nearest import fit_codebook, nearest
+from action_tokenizers.errors import ActionValueError
+from action_tokenizers.slots import SlotTokenizer
+
+__all__ = ["KMeansTokenizer"]
+
+
+class KMeansTokenizer(SlotTokenizer, name="kmeans"):
+    """Replace each step, or each chunk, by the nearest of the codewords that k-means found.
+
+    Args:
+        horizon: steps per chunk; None: from the data.
+        range: see `ActionTokenizer`.
+        codebook_size: most codewords per group; fewer exist where the data have fewer distinct vectors.
+        scope: `step` (BeT: one id per step and group) or `chunk` (one id per group).
+        groups: lists of dims, each with a codebook and ids of its own (an arm and a hand); None: one group.
+        seed: of k-means.
+
+    Example:
+        >>> import numpy as np
+        >>> actions = np.random.default_rng(0).uniform(-1, 1, (200, 4, 3)).astype(np.float32)
+        >>> tokenizer = KMeansTokenizer(codebook_size=16, groups=[[0, 1], [2]]).fit(actions)
+        >>> tokenizer.encode(actions).shape, tokenizer.vocab_size
+        ((200, 8), 32)
+    """
+
+    SCOPES: ClassVar[tuple[str, ...]] = ("step", "chunk")
+
+    def __init__(
+        self,
+        *,
+        horizon: int | None = None,
+        range: Any = "quantile",
+        codebook_size: int = 256,
+        scope: str = "step",
+        groups: Sequence[Sequence[int]] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            horizon=horizon, range=range, codebook_size=codebook_size, scope=scope, groups=groups, seed=seed
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """Codewords of all groups, and a pad where the horizon is open."""
+        self._fitted_range()
+        return int(sum(self._sizes["codewords"])) + (not self._fixed_length())
+
+    def _needs_horizon(self) -> bool:
+        return bool(self._params["scope"] == "chunk")
+
+    def _groups(self) -> list[list[int]]:
+        dims = range(self._action_dim or 0)
+        asked = self._params["groups"]
+        return [list(dims)] if asked is None else [list(group) for group in asked]
+
+    def _codebook(self, group: int) -> torch.Tensor:
+        return self.get_buffer(f"codebook_{group}")
+
+    def _check_params(self) -> None:
+        size, scope = self._params["codebook_size"], self._params["scope"]
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ActionValueError(f"expected codebook_size a positive integer, got {size!r}")
+        if scope not in self.SCOPES:
+            raise ActionValueError(f"expected scope among {list(self.SCOPES)}, got {scope!r}")
+        dims = sorted(dim for group in self._groups() for dim in group)
+        if dims != list(range(self._action_dim or 0)):
+            raise ActionValueError(
+                f"expected groups that hold each of the {self._action_dim} dims once, got {self._params['groups']}"
+            )
+
+    def _fit(self, chunks: torch.Tensor, is_pad: torch.Tensor | None, progress: Progress | None) -> None:
+        self._check_params()
+        whole = self._params["scope"] == "chunk"
+        codebooks = []
+        for g, dims in enumerate(self._groups()):
+            if progress is not None:
+                progress("k-means", g, len(self._groups()))
+            part = chunks[:, :, dims]
+            vectors = part.flatten(1) if whole else part.flatten(0, 1) if is_pad is None else part[~is_pad]
+            codebooks.append((fit_codebook(vectors, self._params["codebook_size"], self._params["seed"]), vectors))
+        self._sizes = {"codewords": [len(codebook) for codebook, _ in codebooks]}
+        self._allocate()
+        for g, (codebook, vectors) in enumerate(codebooks):
+            self._codebook(g).copy_(codebook)
+            self.get_buffer(f"neutral_{g}").copy_(vectors.double().mean(0))
+
+    def _allocate(self) -> None:
+        steps = self._horizon or 0 if self._params["scope"] == "chunk" else 1
+        for g, (dims, k) in enumerate(zip(self._groups(), self._sizes["codewords"], strict=True)):
+            self.register_buffer(f"codebook_{g}", torch.zeros(k, steps * len(dims)))
+            # what a missing id decodes to: the mean of the data
+            self.register_buffer(f"neutral_{g}", torch.zeros(steps * len(dims)))
+
+    def _places(self, horizon: int) -> int:
+        """Number of ids per group in a chunk."""
+        return 1 if self._params["scope"] == "chunk" else horizon
+
+    def _first_ids(self) -> list[int]:
+        sizes = self._sizes["codewords"]
+        return [sum(sizes[:g]) for g in range(len(sizes))]
+
+    def _slots(self, horizon: int, action_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+        device = self._codebook(0).device
+        first = torch.tensor(self._first_ids(), device=device)
+        return (
+            first.repeat(self._places(horizon)),
+            torch.tensor(self._sizes["codewords"], device=device).repeat(self._places(horizon)),
+        )
+
+    def _encode(self, chunks: torch.Tensor) -> torch.Tensor:
+        b, t, _ = chunks.shape
+        places = self._places(t)
+        ids = torch.empty(b, places, len(self._groups()), dtype=torch.int64, device=chunks.device)
+        for g, (dims, first) in enumerate(zip(self._groups(), self._first_ids(), strict=True)):
+            vectors = chunks[:, :, dims].reshape(b * places, -1)
+            ids[:, :, g] = nearest(vectors, self._codebook(g)).reshape(b, places) + first
+        return ids.flatten(1)
+
+    def _decode(self, ids: torch.Tensor, kept: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
+        groups, places = self._groups(), self._places(horizon)
+        n = places * len(groups)
+        padded = torch.zeros(len(ids), n, dtype=torch.int64, device=ids.device)
+        m = min(n, ids.shape[1])
+        padded[:, :m] = ids[:, :m]
+        said = (torch.arange(n, device=ids.device) < kept[:, None]).reshape(-1, places, len(groups))
+        cells = padded.reshape(-1, places, len(groups))
+        out = torch.empty(len(ids), horizon, action_dim, device=ids.device)
+        for g, (dims, first) in enumerate(zip(groups, self._first_ids(), strict=True)):
+            index = torch.where(said[:, :, g], cells[:, :, g] - first, 0)
+            words = torch.where(
+                said[:, :, g, None],
+                self._codebook(g)[index],
+                self.get_buffer(f"neutral_{g}").expand(1, 1, -1),
+            )
+            out[:, :, dims] = words.reshape(len(ids), horizon, len(dims))
+        return out

@@ -1,0 +1,152 @@
+"""Levels of k-means on residuals of whole chunks, in action space or in a PCA latent; coarse to fine."""
+
+from typing import Any, ClassVar
+
+import torch
+
+from action_tokenizers.base import Progress
+from action_tokenizers.codecs.nearest import fit_codebook, nearest
+from action_tokenizers.codecs.residual import residual_decode, residual_encode
+from action_tokenizers.errors import ActionValueError
+from action_tokenizers.slots import SlotTokenizer
+
+__all__ = ["ResidualVQTokenizer"]
+
+
+class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
+    """One id per level: the first says the chunk roughly, each further one corrects what is left.
+
+    Args:
+        horizon: steps per chunk; None: from the data.
+        range: see `ActionTokenizer`.
+        levels: ids per chunk.
+        codebook_size: most codewords per level; every level has ids of its own.
+        latent: `identity` (the chunk itself) or `pca`.
+        latent_dim: for `pca`, the number of components, or a share of the variance below 1; None: 0.999 of it.
+        seed: of k-means.
+
+    `decode_prefix` decodes the first levels alone; a missing level adds nothing, and with none the chunk is the
+    mean of the data.
+
+    Example:
+        >>> import numpy as np
+        >>> actions = np.random.default_rng(0).uniform(-1, 1, (300, 4, 2)).astype(np.float32)
+        >>> tokenizer = ResidualVQTokenizer(levels=3, codebook_size=32).fit(actions)
+        >>> ids = tokenizer.encode(actions)
+        >>> errors = [float(((tokenizer.decode_prefix(ids[:, :m]) - actions) ** 2).mean()) for m in (0, 1, 2, 3)]
+        >>> ids.shape, errors == sorted(errors, reverse=True)
+        ((300, 3), True)
+    """
+
+    prefix_decodable = True
+    LATENTS: ClassVar[tuple[str, ...]] = ("identity", "pca")
+
+    mean: torch.Tensor  # (t * d,)
+    basis: torch.Tensor  # (l, t * d) rows orthonormal; (0, t * d) for identity
+    codebooks: torch.Tensor  # (levels, k, l), rows beyond a level's own number are zero
+
+    def __init__(
+        self,
+        *,
+        horizon: int | None = None,
+        range: Any = "quantile",
+        levels: int = 4,
+        codebook_size: int = 256,
+        latent: str = "identity",
+        latent_dim: int | float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            horizon=horizon,
+            range=range,
+            levels=levels,
+            codebook_size=codebook_size,
+            latent=latent,
+            latent_dim=latent_dim,
+            seed=seed,
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """Codewords of all levels."""
+        self._fitted_range()
+        return int(sum(self._sizes["codewords"]))
+
+    def _check_params(self) -> None:
+        for name in ("levels", "codebook_size"):
+            value = self._params[name]
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ActionValueError(f"expected {name} a positive integer, got {value!r}")
+        if self._params["latent"] not in self.LATENTS:
+            raise ActionValueError(f"expected latent among {list(self.LATENTS)}, got {self._params['latent']!r}")
+        size = self._params["latent_dim"]
+        if size is not None and (isinstance(size, bool) or not size > 0):
+            raise ActionValueError(f"expected latent_dim None, a positive integer or a share below 1, got {size!r}")
+
+    def _fit(self, chunks: torch.Tensor, is_pad: torch.Tensor | None, progress: Progress | None) -> None:
+        self._check_params()
+        flat = chunks.flatten(1)
+        mean, basis = self._latent_space(flat)
+        left = self._project(flat, mean, basis)
+        codebooks = []
+        for level in range(self._params["levels"]):
+            if progress is not None:
+                progress("k-means", level, self._params["levels"])
+            codebook = fit_codebook(left.float(), self._params["codebook_size"], self._params["seed"] + level)
+            left -= codebook[nearest(left, codebook)]
+            codebooks.append(codebook)
+        self._sizes = {"codewords": [len(c) for c in codebooks], "basis": len(basis)}
+        self._allocate()
+        self.mean.copy_(mean)
+        self.basis.copy_(basis)
+        for level, codebook in enumerate(codebooks):
+            self.codebooks[level, : len(codebook)] = codebook
+
+    def _latent_space(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean `(t * d,)` and basis `(l, t * d)`, float32 as they are stored."""
+        mean = flat.double().mean(0)
+        if self._params["latent"] == "identity":
+            return mean.float(), torch.empty(0, flat.shape[1])
+        from sklearn.decomposition import PCA
+        from threadpoolctl import threadpool_limits
+
+        asked = self._params["latent_dim"] or 0.999
+        most = min(flat.shape)
+        if asked >= 1 and asked > most:
+            raise ActionValueError(f"expected latent_dim <= {most} for {tuple(flat.shape)} data, got {asked}")
+        if not bool((flat != flat[0]).any()):
+            return mean.float(), torch.eye(1, flat.shape[1])  # constant data: any direction will do
+        with threadpool_limits(1):
+            pca = PCA(int(asked) if asked >= 1 else float(asked), svd_solver="full").fit(flat.double().numpy())
+        return mean.float(), torch.from_numpy(pca.components_).float()
+
+    @staticmethod
+    def _project(flat: torch.Tensor, mean: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
+        """float64: residuals of several levels must not depend on how a batch was blocked."""
+        centred = flat.double() - mean
+        return centred @ basis.double().T if len(basis) else centred
+
+    def _allocate(self) -> None:
+        size = (self._horizon or 0) * (self._action_dim or 0)
+        sizes, rows = self._sizes["codewords"], self._sizes["basis"]
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("basis", torch.zeros(rows, size))
+        self.register_buffer("codebooks", torch.zeros(len(sizes), max(sizes), rows or size))
+
+    def _levels(self) -> list[torch.Tensor]:
+        return [book[:k] for book, k in zip(self.codebooks, self._sizes["codewords"], strict=True)]
+
+    def _slots(self, horizon: int, action_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+        count = torch.tensor(self._sizes["codewords"], device=self.mean.device)
+        return count.cumsum(0) - count, count
+
+    def _encode(self, chunks: torch.Tensor) -> torch.Tensor:
+        first, _ = self._slots(0, 0)
+        return residual_encode(self._project(chunks.flatten(1), self.mean, self.basis), self._levels()) + first
+
+    def _decode(self, ids: torch.Tensor, kept: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
+        first, _ = self._slots(0, 0)
+        codes = ids[:, : len(first)] - first[: ids.shape[1]]
+        latent = residual_decode(codes, self._levels(), kept)
+        flat = (latent @ self.basis.double() if len(self.basis) else latent) + self.mean
+        return flat.float().reshape(-1, horizon, action_dim)

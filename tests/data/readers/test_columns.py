@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+
+from action_tokenizers.data.readers.columns import (
+    column_names,
+    join_tables,
+    numeric_columns,
+    read_columns,
+    side_by_side,
+)
+from action_tokenizers.errors import FormatError
+
+pa = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(**columns):
+        path = tmp_path / "x.parquet"
+        parquet.write_table(pa.table(columns), path, row_group_size=3)
+        return path
+
+    return write
+
+
+def matrix(kind):
+    return pa.array([[float(i), i + 0.5] for i in range(10)], kind)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.float32()),
+        pa.list_(pa.float64()),
+        pa.large_list(pa.float32()),
+        pa.list_(pa.float32(), 2),
+        pa.list_(pa.float16()),
+    ],
+    ids=str,
+)
+def test_lists_of_every_kind_become_matrices(save, kind):
+    read = read_columns(save(action=matrix(kind)), ["action"])["action"]
+    np.testing.assert_array_equal(read, np.arange(10)[:, None] + [0, 0.5])
+
+
+def test_columns_keep_their_order_and_say_their_dims(save):
+    path = save(
+        text=pa.array(["a"]),
+        b=pa.array([[True, False, True]]),
+        a=pa.array([1]),
+        deep=pa.array([[[1.0]]]),
+        c=pa.array([[1.0]], pa.list_(pa.float32(), 1)),
+    )
+    assert list(numeric_columns(path).items()) == [("b", "(3)"), ("a", "(1)"), ("c", "(1)")]
+    assert column_names(path) == ["text", "b", "a", "deep", "c"]
+
+
+def test_a_name_that_begins_another_is_not_mixed_up(save):
+    path = save(**{"action": pa.array([[1.0]]), "action.left": pa.array([[2.0]]), "action_is": pa.array([3.0])})
+    read = read_columns(path, ["action", "action.left"])
+    assert {name: values.tolist() for name, values in read.items()} == {"action": [[1.0]], "action.left": [[2.0]]}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([[1.0], [1.0, 2.0]], r"rows of one length in a of x.parquet|lengths 1\.\.2"),
+        ([[1.0], None], "1 null rows"),
+        ([[1.0], [None]], "1 nulls among them"),
+        ([1.0, None], "1 null rows"),
+    ],
+)
+def test_holes_and_ragged_rows_are_refused(save, values, message):
+    with pytest.raises(FormatError, match=message):
+        read_columns(save(a=pa.array(values)), ["a"])
+
+
+def test_ragged_over_row_groups(save):
+    with pytest.raises(FormatError, match="rows of one length"):
+        read_columns(save(a=pa.array([[1.0]] * 3 + [[1.0, 2.0]] * 3)), ["a"])
+
+
+def test_a_missing_column_is_named(save):
+    with pytest.raises(FormatError, match=r"columns \['b'\] once in x.parquet, got \['a'\]"):
+        read_columns(save(a=pa.array([1.0])), ["a", "b"])
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"nonsense" * 20])
+def test_files_that_are_not_parquet_are_named(tmp_path, content):
+    (tmp_path / "y.parquet").write_bytes(content)
+    for read in (numeric_columns, column_names, lambda path: read_columns(path, ["a"])):
+        with pytest.raises(FormatError, match="whole parquet file at y.parquet"):
+            read(tmp_path / "y.parquet")
+
+
+def test_damage_inside_a_file_is_named(tmp_path):
+    path = tmp_path / "z.parquet"
+    parquet.write_table(pa.table({"a": np.random.default_rng(0).normal(size=20000)}), path)
+    raw = bytearray(path.read_bytes())
+    raw[4:2000] = b"\xff" * 1996
+    path.write_bytes(raw)
+    with pytest.raises(FormatError, match="whole parquet file at z.parquet"):
+        read_columns(path, ["a"])
+
+
+def test_tables_are_laid_side_by_side_and_joined():
+    table = {"a": np.ones((2, 3)), "b": np.zeros(2)}
+    wide = side_by_side(table, {"action": ["b", "a"], "state": []})
+    assert {name: values.shape for name, values in wide.items()} == {"action": (2, 4)}
+    empty = side_by_side({"a": np.ones((0, 0)), "b": np.ones(0)}, {"action": ["b", "a"]})
+    assert join_tables([wide, empty, wide], "x")["action"].shape == (4, 4)
+    with pytest.raises(FormatError, match="expected rows in x, got none"):
+        join_tables([empty], "x")

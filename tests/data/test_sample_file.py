@@ -1,0 +1,86 @@
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from action_tokenizers.data import ChunkSample, Relative, smooth_episodes
+from action_tokenizers.errors import FormatError
+
+
+def sample(**fields) -> ChunkSample:
+    return ChunkSample(k=50, horizon=8, **fields).add(smooth_episodes(5, action_dim=2, key="b"))
+
+
+def test_round_trip(tmp_path):
+    path = tmp_path / "new" / "part.safetensors"
+    relative = Relative("previous", (0,))
+    mine = ChunkSample(50, 3, {"b": 2.0}, 8).add(smooth_episodes(5, action_dim=2, key="b"), relative=relative)
+    mine.save(path)
+    back = ChunkSample.load(path)
+    assert back.digest() == mine.digest()
+    assert (back.relative, back.weights, back.seed, back.count) == (relative, {"b": 2.0}, 3, mine.count)
+    np.testing.assert_array_equal(back.minimum["b"], mine.minimum["b"])
+    assert [file.name for file in path.parent.iterdir()] == ["part.safetensors"]
+
+
+def test_equal_samples_are_equal_bytes_and_go_on_equal(tmp_path):
+    episodes = smooth_episodes(20, action_dim=2)
+    for name, at in (("a", range(10)), ("b", range(10, 20))):
+        ChunkSample(30, horizon=8).add(episodes[list(at)]).save(tmp_path / name)
+    a, b = (ChunkSample.load(tmp_path / name) for name in "ab")
+    a.merge(b).save(tmp_path / "merged")
+    ChunkSample(30, horizon=8).add(episodes).save(tmp_path / "whole")
+    assert (tmp_path / "merged").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_an_empty_sample_round_trips(tmp_path):
+    empty = ChunkSample(horizon=300).add(smooth_episodes(2))
+    empty.save(tmp_path / "empty")
+    assert ChunkSample.load(tmp_path / "empty").digest() == empty.digest()
+    ChunkSample().save(tmp_path / "fresh")
+    assert ChunkSample.load(tmp_path / "fresh").digest() == ChunkSample().digest()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a sample", b"\xff" * 100])
+def test_other_files_are_refused(tmp_path, content):
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(FormatError, match="expected a chunk sample at x"):
+        ChunkSample.load(tmp_path / "x")
+    with pytest.raises(FormatError, match="expected a chunk sample at none"):
+        ChunkSample.load(tmp_path / "none")
+
+
+def rewritten(tmp_path, header_changes=None, **tensor_changes):
+    path = tmp_path / "changed"
+    sample().save(path)
+    raw = path.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    header = json.loads(json.loads(raw[8 : 8 + size])["__metadata__"]["sample"])
+    header.update(header_changes or {})
+    save_file({**load_file(path), **tensor_changes}, path, {"sample": json.dumps(header)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("header", "tensors", "message"),
+    [
+        ({"version": 2}, {}, "version 2"),
+        ({"k": "many"}, {}, "broken chunk sample"),
+        ({"groups": []}, {}, "broken chunk sample"),
+        ({"horizon": 9}, {}, "broken chunk sample"),
+        ({"weights": {"other": 1.0}}, {}, "broken chunk sample"),
+        ({}, {"actions": np.full((50, 8, 2), np.nan, np.float32)}, "finite"),
+        ({}, {"start": np.zeros(50, np.int32)}, "expected start"),
+        ({}, {"minimum": np.zeros((0, 2), np.float32)}, "broken chunk sample"),
+    ],
+)
+def test_changed_files_are_refused(tmp_path, header, tensors, message):
+    with pytest.raises(FormatError, match=message):
+        ChunkSample.load(rewritten(tmp_path, header, **tensors))
+
+
+def test_a_file_without_the_header_is_refused(tmp_path):
+    save_file({"actions": np.zeros((1, 2, 3), np.float32)}, tmp_path / "bare")
+    with pytest.raises(FormatError, match="version None"):
+        ChunkSample.load(tmp_path / "bare")
