@@ -1,12 +1,16 @@
 """Nearest codeword of many vectors, and codebooks by k-means."""
 
+import warnings
 from typing import Any
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 
 __all__ = ["fit_codebook", "nearest"]
+
+_Array = npt.NDArray[Any]
 
 # distances are computed for this many (vector, codeword) pairs at a time
 BLOCK = 1 << 21
@@ -29,23 +33,50 @@ def nearest(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
         >>> nearest(torch.tensor([[0.2], [0.9]]), torch.tensor([[0.0], [1.0]])).tolist()
         [0, 1]
     """
-    k = len(codebook)
     out = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
-    norms = codebook.square().sum(1)
+    # about their middle vectors and codewords are short, and so are the rounding errors of their products
+    middle = codebook.double().mean(0)
+    near = (codebook.double() - middle).to(codebook.dtype)
+    norms = near.square().sum(1)
     reach = norms.max().sqrt()
-    for start in range(0, len(vectors), max(1, BLOCK // k)):
-        block = vectors[start : start + max(1, BLOCK // k)]
-        scores = torch.addmm(norms, block.to(codebook.dtype), codebook.T, alpha=-2)
+    rows = max(1, BLOCK // len(codebook))
+    for start in range(0, len(vectors), rows):
+        block = vectors[start : start + rows]
+        short = (block.double() - middle).to(codebook.dtype)
+        scores = torch.addmm(norms, short, near.T, alpha=-2)
         best, index = scores.min(1)
-        # float32 rounding of a score: a few ulps of the largest term in it
-        margin = 4e-6 * (block.to(codebook.dtype).norm(dim=1) + reach).square()
-        close = scores <= (best + margin)[:, None]
-        for row in (close.sum(1) > 1).nonzero()[:, 0].tolist():
-            candidates = close[row].nonzero()[:, 0]
-            distance = (codebook[candidates].double() - block[row].double()).square().sum(1)
-            index[row] = candidates[distance.argmin()]
+        # a few float32 ulps of the largest term in a score
+        close = scores <= (best + 4e-6 * (short.norm(dim=1) + reach).square())[:, None]
+        unsure = (close.sum(1) > 1).nonzero()[:, 0]
+        if len(unsure):
+            index[unsure] = _settle(block[unsure], codebook, close[unsure])
         out[start : start + len(block)] = index
     return out
+
+
+def _settle(vectors: torch.Tensor, codebook: torch.Tensor, close: torch.Tensor) -> torch.Tensor:
+    """Return the nearest of each vector's candidates `close (n, k)`, by float64 sums in a fixed order."""
+    out = torch.empty(len(vectors), dtype=torch.int64)
+    # few rows are unsure, so a device does not pay for a kernel of its own
+    _nearest_of(
+        vectors.double().cpu().contiguous().numpy(), codebook.cpu().contiguous().numpy(), close.cpu().numpy(), out.numpy()
+    )
+    return out.to(vectors.device)
+
+
+@numba.njit(cache=True, nogil=True)
+def _nearest_of(vectors: _Array, codebook: _Array, close: _Array, out: _Array) -> None:
+    for i in range(len(vectors)):
+        least = np.inf
+        for k in range(len(codebook)):
+            if not close[i, k]:
+                continue
+            total = 0.0
+            for j in range(vectors.shape[1]):
+                total += (vectors[i, j] - codebook[k, j]) ** 2
+            if total < least:
+                least = total
+                out[i] = k
 
 
 def fit_codebook(vectors: torch.Tensor, k: int, seed: int) -> torch.Tensor:
@@ -58,12 +89,15 @@ def fit_codebook(vectors: torch.Tensor, k: int, seed: int) -> torch.Tensor:
         vectors: `(n, d)` float32 in random order (a head of them is used where there are many).
     """
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    data: npt.NDArray[Any] = vectors[: max(LEAST_ROWS, ROWS_PER_CODEWORD * k)].float().contiguous().numpy()
+    data: _Array = vectors[: max(LEAST_ROWS, ROWS_PER_CODEWORD * k)].float().contiguous().numpy()
     distinct = np.unique(data, axis=0)
     if len(distinct) <= k:
         return torch.from_numpy(distinct)
-    with threadpool_limits(1):
+    with threadpool_limits(1), warnings.catch_warnings():
+        # nearly equal vectors give fewer codewords than asked: the codebook's length says so
+        warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = KMeans(k, n_init=1, max_iter=ITERATIONS, random_state=seed).fit(data)
     return torch.from_numpy(np.unique(fitted.cluster_centers_.astype(np.float32), axis=0))

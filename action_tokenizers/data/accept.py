@@ -61,8 +61,7 @@ def _array(values: Any, axes: tuple[int, ...]) -> FloatArray:
     if array.ndim not in axes:
         shapes = " or ".join("episodes (t, d)" if axis == 2 else "chunks (n, t, d)" for axis in axes)
         raise ActionShapeError(
-            f"expected {shapes}, got shape {array.shape}: one episode is given as [actions], one chunk as "
-            "actions[None]"
+            f"expected {shapes}, got shape {array.shape}: one episode is given as [actions], one chunk as actions[None]"
         )
     return array
 

@@ -89,8 +89,7 @@ class Episodes:
             got = None if companion is None else [len(item) for item in companion]
             if got is not None and got != list(self.lengths):
                 raise ActionShapeError(
-                    f"expected {what} of the same lengths as the actions {_short(self.lengths)}, "
-                    f"got {_short(got)}"
+                    f"expected {what} of the same lengths as the actions {_short(self.lengths)}, got {_short(got)}"
                 )
         if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
             raise ActionValueError(f"expected fps > 0, got {self.fps}: pass None where it is unknown")
@@ -225,9 +224,7 @@ class Episodes:
 
     def _split_in_time(self, test: float, horizon: int | None) -> tuple[Self, Self]:
         if horizon is None:
-            raise ActionValueError(
-                "expected horizon=: a single episode is split in time, with a gap of one horizon"
-            )
+            raise ActionValueError("expected horizon=: a single episode is split in time, with a gap of one horizon")
         if horizon < 1 or self.frames < 3 * horizon:
             raise ActionShapeError(
                 f"expected at least 3 horizons to split one episode in time (train, gap, test), "
@@ -275,9 +272,7 @@ def _short(lengths: Sequence[int]) -> str:
     return str(list(lengths)) if len(lengths) <= 8 else f"[{', '.join(map(str, lengths[:8]))}, ...]"
 
 
-def _locate(
-    source: str | os.PathLike[str], revision: str | None, token: str | bool | None
-) -> tuple[Path, str]:
+def _locate(source: str | os.PathLike[str], revision: str | None, token: str | bool | None) -> tuple[Path, str]:
     """Return the local folder or file, and the name that stands for it in artifacts."""
     path = Path(source)
     if path.exists():

@@ -11,7 +11,7 @@ from action_tokenizers.data.relative import Relative
 __all__ = ["Extent", "extent", "planned_extent"]
 
 Extent = tuple[FloatArray, FloatArray]
-BLOCK = 1 << 22  # values of one block of relative chunks
+BLOCK = 1 << 20  # values of one block of relative chunks
 
 
 def extent(actions: FloatArray, pad: NDArray[np.bool_] | None) -> Extent:

@@ -25,17 +25,13 @@ def priorities(
     arrival times of an exponential race, in which a chunk's chance to be among the first is proportional
     to w. Equal weights keep the very chunks that no weights keep.
     """
-    fraction = (identity_hash(key, source, episode, start, seed) >> np.uint64(11)).astype(
-        np.float64
-    ) * 2.0**-53
+    fraction = (identity_hash(key, source, episode, start, seed) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     if weight is None:
         return fraction
     return -np.log1p(-fraction) / weight
 
 
-def identity_hash(
-    key: str, source: str, episode: NDArray[np.int64], start: NDArray[np.int64], seed: int
-) -> WordArray:
+def identity_hash(key: str, source: str, episode: NDArray[np.int64], start: NDArray[np.int64], seed: int) -> WordArray:
     """Return `(n,)` 64-bit hashes of (key, source, episode, start, seed).
 
     Names go through blake2b because Python's own `hash` of a string differs from run to run.

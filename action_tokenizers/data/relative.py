@@ -25,6 +25,10 @@ class Relative:
     before it, the first minus the reference. The arithmetic is float64, so that `invert(apply(x)) == x`
     to float32 rounding.
 
+    The reference that `chunks` takes is, per dim, the state at the chunk's start or the action before the
+    chunk; before an episode's first action the state stands in, where it has the actions' dims, else the
+    first action itself (a delta of 0).
+
     Attributes:
         mode: One mode for all dims, or a mode or None per dim.
         angles: Dims that are angles, as indices or as one bool per dim: their differences, and their
@@ -106,9 +110,7 @@ class Relative:
         return by_state, by_previous, turning & (by_state | by_previous)
 
 
-def _doubles(
-    actions: NDArray[Any], reference: NDArray[Any]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _doubles(actions: NDArray[Any], reference: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     values, anchor = np.asarray(actions, np.float64), np.asarray(reference, np.float64)
     if values.ndim != 3 or anchor.shape != (values.shape[0], values.shape[2]):
         raise ActionShapeError(

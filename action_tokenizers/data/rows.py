@@ -90,6 +90,7 @@ class Reservoir:
         self.k = k
         self._groups: dict[Group, int] = {}
         self._parts: list[Rows] = []
+        self._settled: Rows | None = None  # what `rows` returned, until something is added
         self._threshold = math.inf  # no row above it can still be among the k
 
     @property
@@ -117,22 +118,26 @@ class Reservoir:
 
     def rows(self) -> Rows | None:
         """Return the k best in canonical order, None where nothing was offered."""
-        if not self._parts:
-            return None
+        if self._settled is not None or not self._parts:
+            return self._settled
         names = sorted(self._groups)
         table = [names.index(group) for group in self._groups]
         rows = best(Rows.join(self._parts).regroup(table), self.k, names)
         self._groups = {group: i for i, group in enumerate(names)}
-        self._parts = [rows]
+        self._parts, self._settled = [rows], rows
         if len(rows) == self.k:
             self._threshold = float(rows.priority[-1])
         return rows
 
     def _number(self, group: Group) -> int:
-        return self._groups.setdefault(group, len(self._groups))
+        if group not in self._groups:
+            self._groups[group] = len(self._groups)
+            self._settled = None  # its group numbers are of the sorted names
+        return self._groups[group]
 
     def _hold(self, parts: Iterable[Rows]) -> None:
         self._parts += parts
+        self._settled = None
         # reducing copies k chunks: once per k/2 newcomers keeps the cost linear in what is admitted
         if sum(map(len, self._parts)) > self.k + self.k // 2:
             self.rows()

@@ -41,6 +41,11 @@ class ChunkSample:
             exponential race of `priority.py`): a key's share of the sample is its weight times its chunks.
         horizon: Steps of a chunk; None takes it from what is added first.
 
+    Attributes:
+        action_dim: Number of action dims; None while nothing was added.
+        relative: How the chunks are relative, or None.
+        skipped: Number of episodes shorter than the horizon; `longest_skipped` is the longest of them.
+
     Example:
         >>> from action_tokenizers.data import smooth_episodes
         >>> episodes = smooth_episodes(10)
@@ -64,9 +69,7 @@ class ChunkSample:
             raise ActionValueError(f"expected horizon >= 1, got {horizon}")
         for key, weight in (weights or {}).items():
             if not (math.isfinite(weight) and weight > 0):
-                raise ActionValueError(
-                    f"expected weights > 0, got {weight} for {key!r}: leave the key out instead"
-                )
+                raise ActionValueError(f"expected weights > 0, got {weight} for {key!r}: leave its data out")
         self.k, self.seed, self.horizon = int(k), int(seed), horizon
         self.weights = None if weights is None else {key: float(weights[key]) for key in sorted(weights)}
         self.relative: Relative | None = None
@@ -154,17 +157,13 @@ class ChunkSample:
         self._fps.add(fps)
         if len(chunks) == 0:
             return self
-        return self._admit(
-            (key, source), ids, starts, extent(chunks, pads), lambda rows: (chunks[rows], pads[rows])
-        )
+        return self._admit((key, source), ids, starts, extent(chunks, pads), lambda rows: (chunks[rows], pads[rows]))
 
     def merge(self, other: "ChunkSample") -> Self:
         """Take in another sample, of other data, with the same k, seed and weights."""
         mine, theirs = ((s.k, s.seed, s.weights) for s in (self, other))
         if mine != theirs:
-            raise ActionValueError(
-                f"expected samples of the same k, seed and weights, got {mine} and {theirs}"
-            )
+            raise ActionValueError(f"expected samples of the same k, seed and weights, got {mine} and {theirs}")
         if other.action_dim is not None and other.horizon is not None:
             self._agree(other.horizon, other.action_dim, other.relative)
         elif other.horizon is not None and self.horizon not in (None, other.horizon):

@@ -69,9 +69,7 @@ def read(path: str | os.PathLike[str]) -> "ChunkSample":
     try:
         return _restored(header, tensors)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise FormatError(
-            f"broken chunk sample {Path(path).name}: {error!r}: sample the data again"
-        ) from error
+        raise FormatError(f"broken chunk sample {Path(path).name}: {error!r}: sample the data again") from error
 
 
 def _contents(sample: "ChunkSample") -> tuple[str, Tensors]:
@@ -122,9 +120,7 @@ def _restored(header: dict[str, Any], tensors: Tensors) -> "ChunkSample":
     return sample
 
 
-def _pick(
-    chunks: FloatArray, pad: NDArray[np.bool_], rows: NDArray[np.int64]
-) -> tuple[FloatArray, NDArray[np.bool_]]:
+def _pick(chunks: FloatArray, pad: NDArray[np.bool_], rows: NDArray[np.int64]) -> tuple[FloatArray, NDArray[np.bool_]]:
     return chunks[rows], pad[rows]
 
 

@@ -20,6 +20,13 @@ def test_best_sorts_by_priority_and_breaks_ties_by_identity():
     assert kept.actions.ravel().tolist() == [4, 3, 5]
 
 
+def test_ties_of_different_groups_are_in_the_order_of_their_names():
+    tied = rows([1, 1], [0.5, 0.5])
+    for table in ([0, 1], [1, 0]):
+        both = Rows(tied.actions, tied.pad, np.array(table), tied.episode, tied.start, tied.priority)
+        assert best(both, 2, [GROUP, ("b", "s")]).group.tolist() == [0, 1]
+
+
 def test_best_keeps_each_identity_once():
     assert best(rows([1, 1, 2], [0.1, 0.1, 0.2]), 2, [GROUP]).start.tolist() == [1, 2]
 
@@ -56,3 +63,18 @@ def test_repeats_within_one_offer_do_not_crowd_out_others():
 def test_nothing_offered_is_no_rows():
     assert Reservoir(3).rows() is None
     assert len(Rows.none(4, 2)) == 0
+
+
+def test_rows_are_settled_once_until_something_comes():
+    reservoir = Reservoir(5)
+
+    def offer(group, start):
+        contents = np.zeros((1, 1, 1), np.float32), np.zeros((1, 1), bool)
+        reservoir.offer(group, np.array([0]), np.array([start]), np.array([start / 10]), lambda _: contents)
+
+    offer(("b", ""), 1)
+    first = reservoir.rows()
+    assert reservoir.rows() is first
+    offer(("a", ""), 2)
+    assert [reservoir.groups[group] for group in reservoir.rows().group] == [("b", ""), ("a", "")]
+    assert reservoir.groups == (("a", ""), ("b", ""))

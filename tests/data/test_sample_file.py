@@ -34,6 +34,16 @@ def test_equal_samples_are_equal_bytes_and_go_on_equal(tmp_path):
     assert (tmp_path / "merged").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
+def test_the_digest_sees_every_value_and_place():
+    def digest(value=0.5, episode=1, start=2):
+        actions = np.array([[[0.0]], [[1.0]], [[value]]])
+        ids, starts = [0, 1, episode], [0, 0, start]
+        return ChunkSample().add_chunks(actions, key="x", episode=ids, start=starts).digest()
+
+    assert digest() == digest()
+    assert len({digest(), digest(value=0.25), digest(episode=2), digest(start=3)}) == 4
+
+
 def test_an_empty_sample_round_trips(tmp_path):
     empty = ChunkSample(horizon=300).add(smooth_episodes(2))
     empty.save(tmp_path / "empty")

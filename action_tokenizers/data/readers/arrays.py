@@ -52,10 +52,10 @@ def read(path: Path, *, action: str | None = None, state: State = None) -> Recor
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"action": loaded}
-        with loaded:
+        with path.open("rb") as file:  # opened here: np.load leaves a broken file open
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {"action": loaded}
             return {name: loaded[name] for name in loaded.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise FormatError(
@@ -84,17 +84,11 @@ def _episodes(
     return split_rows(chosen, index.astype(np.int64), arrays.get("frame_index"), where)
 
 
-def cut_at_ends(
-    columns: dict[str, NDArray[Any]], ends: NDArray[Any], where: str
-) -> dict[str, list[NDArray[Any]]]:
+def cut_at_ends(columns: dict[str, NDArray[Any]], ends: NDArray[Any], where: str) -> dict[str, list[NDArray[Any]]]:
     """Return one array per episode; `ends` holds the row after the last of each."""
     stops = np.asarray(ends).ravel().astype(np.int64)
     rows = min(len(column) for column in columns.values())
     if len(stops) == 0 or stops[0] < 1 or (np.diff(stops) < 1).any() or stops[-1] > rows:
-        raise FormatError(
-            f"expected rising episode_ends up to {rows} rows in {where}, got {stops[:8].tolist()}"
-        )
+        raise FormatError(f"expected rising episode_ends up to {rows} rows in {where}, got {stops[:8].tolist()}")
     starts = np.concatenate([[0], stops[:-1]])
-    return {
-        name: [column[a:b] for a, b in zip(starts, stops, strict=True)] for name, column in columns.items()
-    }
+    return {name: [column[a:b] for a, b in zip(starts, stops, strict=True)] for name, column in columns.items()}

@@ -61,9 +61,7 @@ def side_by_side(table: Table, parts: Mapping[str, Sequence[str]]) -> Table:
         columns = [table[name] for name in names]
         if columns:
             rows = len(columns[0])
-            joined[part] = np.concatenate(
-                [column.reshape(rows, column.size // max(rows, 1)) for column in columns], 1
-            )
+            joined[part] = np.concatenate([column.reshape(rows, column.size // max(rows, 1)) for column in columns], 1)
     return joined
 
 
@@ -126,8 +124,6 @@ def _matrix(pa: ModuleType, chunk: Any, kind: Any, where: str) -> NDArray[Any]:
     else:
         lengths = np.unique(np.diff(chunk.offsets.to_numpy()))
     if len(lengths) != 1:
-        raise FormatError(
-            f"expected rows of one length in {where}, got lengths {lengths.min()}..{lengths.max()}"
-        )
+        raise FormatError(f"expected rows of one length in {where}, got lengths {lengths.min()}..{lengths.max()}")
     matrix: NDArray[Any] = flat.to_numpy(zero_copy_only=False).reshape(len(chunk), int(lengths[0]))
     return matrix

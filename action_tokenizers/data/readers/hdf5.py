@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ def read(path: Path, *, action: str | None = None, state: State = None) -> Recor
         files = [path]
     else:
         there = [*path.glob("*.hdf5"), *path.glob("*.h5")]
-        files = [path / name for name in _in_order(file.name for file in there)]
+        files = sorted(there, key=lambda file: _place(file.stem))
     found = [_read_file(file, action, state) for file in files]
     states = [array for one in found for array in one.states or ()]
     actions = [array for one in found for array in one.actions]
@@ -49,7 +48,7 @@ def _read_file(path: Path, action: str | None, state: State) -> Recording:
 
 
 def _demos(file: Any, data: Any, action: str | None, state: State, where: str) -> Recording:
-    keys = _in_order(data)
+    keys = sorted(data, key=_place)
     pairs = [_arrays(data[key], action, state, DEMO_STATES, f"{where}/data/{key}") for key in keys]
     states = [states for _, states in pairs if states is not None]
     return Recording(
@@ -97,8 +96,8 @@ def _number(name: str) -> int:
     return int(digits[-1]) if digits else 0
 
 
-def _in_order(names: Iterable[str]) -> list[str]:
-    return sorted(names, key=lambda name: (_number(name), name))
+def _place(name: str) -> tuple[int, str]:
+    return _number(name), name
 
 
 def _unique(numbers: list[int]) -> tuple[int, ...]:

@@ -59,9 +59,7 @@ class Recording:
     action_names: tuple[str, ...] | None = None
 
 
-def pick_action(
-    columns: Mapping[str, Any], wanted: str | None, where: str, separator: str = "."
-) -> list[str]:
+def pick_action(columns: Mapping[str, Any], wanted: str | None, where: str, separator: str = ".") -> list[str]:
     """Return the columns that make up the actions; FormatError lists what is there.
 
     `columns` maps names, in the file's order, to what describes them (dims or a shape).
@@ -93,9 +91,7 @@ def _pick(columns: Mapping[str, Any], wanted: str | None, names: Sequence[str], 
     return []
 
 
-def _missing(
-    columns: Mapping[str, Any], wanted: str | None, what: str, names: Sequence[str], where: str
-) -> str:
+def _missing(columns: Mapping[str, Any], wanted: str | None, what: str, names: Sequence[str], where: str) -> str:
     expected = f"{what} column {wanted!r}" if wanted else f"{'an' if what == 'action' else 'a'} {what} column"
     common = "" if wanted else f" (one of {', '.join(names)} or {names[0]}.*)"
     listed = [f"{name} {dims}" for name, dims in columns.items()]

@@ -28,9 +28,7 @@ def read(path: Path, *, action: str | None = None, state: State = None) -> Recor
     if not shards:
         raise FormatError(f"expected *.tfrecord* shards in {path.name}, got none: fetch them as well")
     order = _feature_order(shards[0].parent)
-    episodes = [
-        _episode(record, order, action, state, shard.name) for shard in shards for record in _records(shard)
-    ]
+    episodes = [_episode(record, order, action, state, shard.name) for shard in shards for record in _records(shard)]
     if not episodes:
         raise FormatError(f"expected episodes in {path.name}, got {len(shards)} empty shards")
     states = [states for _, states in episodes if states is not None]
@@ -39,17 +37,36 @@ def read(path: Path, *, action: str | None = None, state: State = None) -> Recor
 
 def _records(shard: Path) -> Iterator[Any]:
     """Yield the feature map of every Example in a shard."""
-    reader, messages = require("tfrecord.reader", "data"), require("tfrecord.example_pb2", "data")
+    messages = require("tfrecord.example_pb2", "data")
     decode_error = require("google.protobuf.message", "data").DecodeError
-    try:
-        for data in reader.tfrecord_iterator(str(shard)):
-            example = messages.Example()
-            example.ParseFromString(bytes(data))
-            yield example.features.feature
-    except (RuntimeError, OSError, MemoryError, OverflowError, decode_error) as error:
-        raise FormatError(
-            f"expected a whole TFRecord shard at {shard.name}, got {error!r}: fetch it again"
-        ) from error
+    for data in _payloads(shard):
+        example = messages.Example()
+        try:
+            example.ParseFromString(data)
+        except decode_error as error:
+            raise _broken(shard) from error
+        yield example.features.feature
+
+
+def _payloads(shard: Path) -> Iterator[bytes]:
+    """Yield the bytes of every record: 8 of length, 4 of checksum, the payload, 4 of checksum.
+
+    The tfrecord package's own iterator allocates whatever a damaged length asks for, and leaves the file open.
+    """
+    left = shard.stat().st_size
+    with shard.open("rb") as file:
+        while left:
+            head = file.read(12)
+            size = int.from_bytes(head[:8], "little")
+            left -= 16 + size
+            if left < 0:
+                raise _broken(shard)
+            yield file.read(size)
+            file.seek(4, 1)
+
+
+def _broken(shard: Path) -> FormatError:
+    return FormatError(f"expected a whole TFRecord shard at {shard.name}, got a broken record: fetch it again")
 
 
 def _episode(

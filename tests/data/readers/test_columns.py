@@ -90,7 +90,7 @@ def test_a_missing_column_is_named(save):
 def test_files_that_are_not_parquet_are_named(tmp_path, content):
     (tmp_path / "y.parquet").write_bytes(content)
     for read in (numeric_columns, column_names, lambda path: read_columns(path, ["a"])):
-        with pytest.raises(FormatError, match="whole parquet file at y.parquet"):
+        with pytest.raises(FormatError, match=r"whole parquet file at y.parquet"):
             read(tmp_path / "y.parquet")
 
 
@@ -100,7 +100,7 @@ def test_damage_inside_a_file_is_named(tmp_path):
     raw = bytearray(path.read_bytes())
     raw[4:2000] = b"\xff" * 1996
     path.write_bytes(raw)
-    with pytest.raises(FormatError, match="whole parquet file at z.parquet"):
+    with pytest.raises(FormatError, match=r"whole parquet file at z.parquet"):
         read_columns(path, ["a"])
 
 

@@ -13,7 +13,7 @@ def test_a_folder_of_no_known_layout_lists_what_is_there(tmp_path, names):
     root.mkdir()
     for name in names:
         (root / name).mkdir() if name.endswith("/") else (root / name).touch()
-    with pytest.raises(FormatError, match="in the folder stuff, found (nothing|README.md, videos/|000.mp4)") as caught:
+    with pytest.raises(FormatError, match=r"in the folder stuff, found (nothing|README.md, videos/|000.mp4)") as caught:
         Episodes.load(root)
     for known in ("LeRobot", "parquet", "npz", "HDF5", "zarr", "RLDS"):
         assert known in str(caught.value)

@@ -82,5 +82,5 @@ def test_a_missing_column_lists_shapes(robomimic):
 def test_a_truncated_file_is_named(aloha, keep):
     file = aloha / "episode_2.hdf5"
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(FormatError, match="whole HDF5 file at episode_2.hdf5"):
+    with pytest.raises(FormatError, match=r"whole HDF5 file at episode_2.hdf5"):
         Episodes.load(aloha)

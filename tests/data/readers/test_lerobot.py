@@ -169,6 +169,13 @@ def test_an_info_that_says_little_is_enough(write_lerobot, walks, info):
     assert Episodes.load(root).fps is None
 
 
+def test_a_template_is_no_pattern(write_lerobot, walks):
+    mine, other = walks((4, 6), 2)
+    files = {"data/[ab]/file-000.parquet": rows(0, mine), "data/a/file-000.parquet": rows(1, other)}
+    read = Episodes.load(write_lerobot({"data_path": "data/[ab]/file-{file_index:03d}.parquet"}, files))
+    assert read.lengths == (4,)
+
+
 @pytest.mark.parametrize("template", ["/etc/{x}.parquet", "../other/{x}.parquet"])
 def test_a_template_never_leads_outside(write_lerobot, write_parquet, walks, tmp_path, template):
     write_parquet(tmp_path / "other" / "x.parquet", rows(0, walks((4,), 2)[0]))
@@ -230,7 +237,7 @@ def test_a_truncated_file_is_named(write_lerobot, walks):
     root = write_lerobot(V3, {f"data/chunk-000/file-00{i}.parquet": rows(i, walks((400,), 2)[0]) for i in range(2)})
     file = root / "data/chunk-000/file-001.parquet"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(FormatError, match="whole parquet file at file-001.parquet"):
+    with pytest.raises(FormatError, match=r"whole parquet file at file-001.parquet"):
         Episodes.load(root)
 
 

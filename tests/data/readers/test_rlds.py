@@ -20,7 +20,7 @@ def record(columns) -> bytes:
         elif np.asarray(values).dtype.kind == "f":
             feature.float_list.value.extend(np.asarray(values).ravel().tolist())
         else:
-            feature.int64_list.value.extend(np.asarray(values).ravel().tolist())
+            feature.int64_list.value.extend(np.asarray(values, int).ravel().tolist())
     data = example.SerializeToString()
     return struct.pack("<Q", len(data)) + bytes(4) + data + bytes(4)  # the reader asks no checksums
 
@@ -86,12 +86,14 @@ def test_steps_must_be_countable_and_even(write, walks):
         Episodes.load(write("x.tfrecord", columns))
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[:-20], lambda raw: raw[:30], lambda raw: raw[:12] + b"\xff" * 500])
+@pytest.mark.parametrize(
+    "damage", [lambda raw: raw[:-1], lambda raw: raw[:-20], lambda raw: raw[:30], lambda raw: raw[:12] + b"\xff" * 500]
+)
 def test_broken_shards_are_named(write, walks, damage):
     root = write("x.tfrecord", episode(walks((40,), 5)[0]))
     file = root / "1.0.0" / "x.tfrecord"
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(FormatError, match="whole TFRecord shard at x.tfrecord"):
+    with pytest.raises(FormatError, match=r"whole TFRecord shard at x.tfrecord"):
         Episodes.load(root)
 
 

@@ -1,0 +1,318 @@
+"""Measure several tokenizers on the same held-out episodes, side by side."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from action_tokenizers.base import ActionTokenizer, Progress
+from action_tokenizers.data import ChunkSample, Episodes
+from action_tokenizers.diagnostics.codebook import next_token_entropy, shift_overlap, undecodable_rate, usage
+from action_tokenizers.diagnostics.error import (
+    border_jump,
+    drift,
+    error_split,
+    gripper_flips,
+    hold_bias,
+    two_valued,
+    unit_of,
+)
+from action_tokenizers.errors import ActionShapeError, ActionValueError
+
+__all__ = ["COLUMNS", "Column", "Comparison", "compare"]
+
+REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number per tokenizer: its name in results, its heading, how to print it, and what it means."""
+
+    name: str
+    heading: str
+    form: str
+    meaning: str
+
+
+COLUMNS = (
+    Column("tokens", "tokens", ".1f", "ids per chunk, mean; the end mark does not count"),
+    Column("tokens_p50", "tokens p50", ".0f", "median"),
+    Column("tokens_p99", "tokens p99", ".0f", "99th percentile"),
+    Column("vocab_size", "vocabulary", "d", "ids that exist, pad included"),
+    Column("bits", "bits", ".0f", "bits per chunk: sum over its ids of log2(ids that could stand there)"),
+    Column("mse", "error (MSE)", ".2e", "held-out squared error"),
+    Column("clip_mse", "  of it clipping", ".2e", "error of clipping to the range alone"),
+    Column("cell_mse", "  of it cells", ".2e", "error against the clipped actions"),
+    Column("max", "error (max)", ".3f", "largest |error|"),
+    Column("drift", "drift", ".4f", "largest mean error over 16 consecutive steps, mean over episodes"),
+    Column("hold_bias", "hold bias", ".4f", "worst dim's mean error while it holds still for 8 steps or more"),
+    Column("gripper_flips", "gripper flips", ".2%", "two-valued dims decoded to the other value"),
+    Column("border_jump", "border jump", ".4f", "change of error across chunk borders"),
+    Column("overlap", "shift overlap", ".0%", "ids shared with the chunk one step later"),
+    Column("usage", "vocabulary use", ".0%", "ids that occur on held-out chunks"),
+    Column("entropy", "bits per id", ".2f", "next-id cross-entropy under a bigram model, two-fold"),
+    Column("undecodable", "undecodable", ".1%", "chunks refused after one id was replaced at random"),
+    Column("encode_per_s", "encode chunks/s", ",.0f", "on this machine, now"),
+    Column("decode_per_s", "decode chunks/s", ",.0f", "on this machine, now"),
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Results per tokenizer, and what they were measured on.
+
+    Attributes:
+        rows: tokenizer name -> column name -> value; None where the data cannot show it. `mse_per_dim`,
+            `drift_per_dim` and `hold_bias_per_dim` are lists.
+        data: source, horizon, episodes, chunks, unit and split.
+        notes: what a reader must know, such as skipped episodes.
+    """
+
+    rows: dict[str, dict[str, Any]]
+    data: dict[str, Any]
+    notes: tuple[str, ...] = field(default=())
+
+    def cells(self, column: Column) -> list[str]:
+        """Return one printed value per tokenizer."""
+        values = (row.get(column.name) for row in self.rows.values())
+        return ["-" if value is None else format(value, column.form) for value in values]
+
+    def to_markdown(self) -> str:
+        """Return the table, what its rows mean, and the notes."""
+        names = list(self.rows)
+        lines = [f"| | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
+        lines += [f"| {c.heading.strip()} | {' | '.join(self.cells(c))} |" for c in COLUMNS]
+        legend = [f"- **{c.heading.strip()}**: {c.meaning}" for c in COLUMNS]
+        return "\n".join([*lines, "", self.caption(), "", *legend, *(f"\nNote: {n}" for n in self.notes), ""])
+
+    def caption(self) -> str:
+        """Return one line on the data and the unit."""
+        d = self.data
+        return (
+            f"{d['source']}: {d['chunks']} held-out chunks of {d['horizon']} steps x {d['action_dim']} dims from "
+            f"{d['test_episodes']} episodes; errors in units of half the range of each dim."
+        )
+
+    def to_json(self) -> str:
+        """Return everything as JSON."""
+        return json.dumps({"data": self.data, "tokenizers": self.rows, "notes": list(self.notes)}, indent=2)
+
+
+def compare(
+    tokenizers: Mapping[str, ActionTokenizer],
+    episodes: Episodes,
+    *,
+    test: float = 0.2,
+    stride: int = 1,
+    max_chunks: int = 4096,
+    seed: int = 0,
+    allow_single_episode: bool = False,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Measure `tokenizers` on held-out episodes.
+
+    Fitted tokenizers are measured on all `episodes`, which the caller held out. If any is not fitted, the episodes
+    are split, the unfitted ones are fitted on one part, and all are measured on the other.
+
+    Args:
+        tokenizers: name -> tokenizer; all of one horizon, or open.
+        episodes: demonstrations.
+        test: share of the episodes to hold out where something must be fitted.
+        stride: between the starts of chunks, in fit and in measurement.
+        max_chunks: most held-out chunks to encode; more are sampled.
+        seed: of the split and of all draws.
+        allow_single_episode: a single episode is split in time; both halves are one recording, so say so.
+        progress: called as `progress(stage, done, total)`.
+
+    Returns:
+        A `Comparison`; all but the speeds depend on the arguments alone.
+
+    Raises:
+        ActionValueError: no tokenizer, or one single episode without `allow_single_episode`.
+        ActionShapeError: tokenizers of different horizons, or none that tells a horizon.
+    """
+    if not tokenizers:
+        raise ActionValueError("expected at least one tokenizer to compare, got none")
+    horizon = _common_horizon(tokenizers, episodes)
+    fitted, held_out, notes = _fit_all(
+        tokenizers, episodes, horizon, test, stride, seed, allow_single_episode, progress
+    )
+    scene = _Scene.of(held_out, horizon, unit_of(episodes.actions), stride, max_chunks, seed)
+    if scene.skipped:
+        notes.append(f"{scene.skipped} held-out episodes are shorter than the horizon and were skipped")
+    rows: dict[str, dict[str, Any]] = {}
+    for done, (name, tokenizer) in enumerate(fitted.items()):
+        if progress is not None:
+            progress("measure", done, len(fitted))
+        rows[name] = _measure(tokenizer, scene, seed)
+    data = {
+        "source": episodes.source,
+        "key": episodes.key,
+        "fps": episodes.fps,
+        "horizon": horizon,
+        "action_dim": episodes.action_dim,
+        "test_episodes": len(held_out),
+        "chunks": len(scene.chunks),
+        "stride": stride,
+        "seed": seed,
+        "unit": scene.unit.tolist(),
+    }
+    return Comparison(rows, data, tuple(notes))
+
+
+def _common_horizon(tokenizers: Mapping[str, ActionTokenizer], episodes: Episodes) -> int:
+    asked = {t.horizon if t.is_fitted else t.get_params()["horizon"] for t in tokenizers.values()} - {None}
+    if len(asked) > 1:
+        raise ActionShapeError(f"expected tokenizers of one horizon to compare, got {sorted(asked)}")
+    from action_tokenizers.data import default_horizon
+
+    horizon = asked.pop() if asked else default_horizon(episodes)
+    if horizon is None:
+        raise ActionShapeError(f"expected a horizon, but {episodes.source} has no fps to take one second of; give one")
+    return int(horizon)
+
+
+def _fit_all(
+    tokenizers: Mapping[str, ActionTokenizer],
+    episodes: Episodes,
+    horizon: int,
+    test: float,
+    stride: int,
+    seed: int,
+    allow_single_episode: bool,
+    progress: Progress | None,
+) -> tuple[dict[str, ActionTokenizer], Episodes, list[str]]:
+    notes: list[str] = []
+    if all(t.is_fitted for t in tokenizers.values()):
+        return dict(tokenizers), episodes, notes
+    if len(episodes) == 1 and not allow_single_episode:
+        raise ActionValueError(
+            f"expected two or more episodes to hold some out, got the single one of {episodes.source}; to split it in "
+            "time and call the halves held-out all the same, pass allow_single_episode (--allow-single-episode)"
+        )
+    train, held_out = episodes.split(test, seed=seed, horizon=horizon)
+    if not held_out.independent:
+        notes.append("both halves come from one recording: the numbers are not independent of the fit")
+    sample = ChunkSample().add(train, horizon, stride)
+    if sample.skipped:
+        notes.append(f"{sample.skipped} training episodes are shorter than the horizon and were skipped")
+    fitted = {}
+    for done, (name, tokenizer) in enumerate(tokenizers.items()):
+        if progress is not None:
+            progress("fit", done, len(tokenizers))
+        fitted[name] = tokenizer if tokenizer.is_fitted else tokenizer.fit(sample)
+    return fitted, held_out, notes
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """The held-out data every tokenizer is measured on."""
+
+    key: str
+    horizon: int
+    unit: npt.NDArray[np.float64]
+    episodes: list[npt.NDArray[np.float32]]
+    chunks: npt.NDArray[np.float32]  # (n, t, d)
+    episode: npt.NDArray[np.int64]  # (n,)
+    later: npt.NDArray[np.float32]  # (m, t, d): the chunks one step after chunks[has_later]
+    has_later: npt.NDArray[np.bool_]
+    skipped: int
+
+    @classmethod
+    def of(
+        cls, episodes: Episodes, horizon: int, unit: npt.NDArray[np.float64], stride: int, most: int, seed: int
+    ) -> "_Scene":
+        sample = ChunkSample(most, seed).add(episodes, horizon, stride)
+        actions = dict(zip(episodes.names, episodes.actions, strict=True))
+        start, episode = sample.start, sample.episode
+        has_later = np.array([s + horizon < len(actions[e]) for s, e in zip(start, episode, strict=True)], bool)
+        later = [actions[e][s + 1 : s + 1 + horizon] for s, e in zip(start[has_later], episode[has_later], strict=True)]
+        shape = (-1, horizon, episodes.action_dim)
+        return cls(
+            episodes.key,
+            horizon,
+            unit,
+            [a for a in episodes.actions if len(a) >= horizon],
+            sample.actions,
+            episode,
+            np.array(later, np.float32).reshape(shape),
+            has_later,
+            sample.skipped,
+        )
+
+
+def _measure(tokenizer: ActionTokenizer, scene: _Scene, seed: int) -> dict[str, Any]:
+    key = scene.key if scene.key in tokenizer.range_keys else tokenizer.range_keys[0]
+    if key != scene.key and len(tokenizer.range_keys) > 1:
+        raise ActionShapeError(f"expected a tokenizer with key {scene.key!r}, got {list(tokenizer.range_keys)}")
+    ids = tokenizer.encode(scene.chunks, key=key)
+    lengths = tokenizer.length(ids, horizon=scene.horizon)
+    decoded = tokenizer.decode(ids, horizon=scene.horizon, key=key)
+    clipped = _clip(tokenizer, scene.chunks, key)
+    real = scene.chunks.astype(np.float64)
+    split = error_split((decoded - real) / scene.unit, (clipped - real) / scene.unit)
+    along = _along(tokenizer, scene, key)
+    said = np.where(ids == tokenizer.pad_id, 0, ids) if tokenizer.pad_id is not None else ids
+    later = tokenizer.encode(scene.later, key=key) if len(scene.later) else ids[:0]
+    return {
+        "type": tokenizer.tokenizer_type,
+        "tokens": float(lengths.mean()),
+        "tokens_p50": float(np.quantile(lengths, 0.5)),
+        "tokens_p99": float(np.quantile(lengths, 0.99)),
+        "vocab_size": tokenizer.vocab_size,
+        "bits": float(tokenizer.bits(ids, horizon=scene.horizon).mean()),
+        **split,
+        **along,
+        "overlap": shift_overlap(ids[scene.has_later], later, tokenizer.pad_id),
+        "usage": usage(tokenizer, ids, lengths),
+        "entropy": next_token_entropy(said, lengths, scene.episode, tokenizer.vocab_size),
+        "undecodable": undecodable_rate(tokenizer, ids, lengths, scene.horizon, key, seed),
+        "encode_per_s": _speed(lambda: tokenizer.encode(scene.chunks, key=key), len(ids)),
+        "decode_per_s": _speed(lambda: tokenizer.decode(ids, horizon=scene.horizon, key=key), len(ids)),
+    }
+
+
+def _along(tokenizer: ActionTokenizer, scene: _Scene, key: str) -> dict[str, Any]:
+    """Measure what adds up along an episode: chunk after chunk from its start, the last one padded by repetition."""
+    actions, errors = [], []
+    for episode in scene.episodes:
+        steps = np.arange(-(-len(episode) // scene.horizon) * scene.horizon)
+        tiles = episode[np.minimum(steps, len(episode) - 1)].reshape(-1, scene.horizon, episode.shape[1])
+        decoded = tokenizer.quantize(tiles, key=key).reshape(-1, episode.shape[1])[: len(episode)]
+        actions.append(episode / scene.unit)
+        errors.append((decoded - episode.astype(np.float64)) / scene.unit)
+    bias = hold_bias(actions, errors)
+    return {
+        **drift(errors),
+        "hold_bias": max((b for b in bias if b is not None), default=None),
+        "hold_bias_per_dim": bias,
+        "gripper_flips": gripper_flips(actions, errors, two_valued(scene.episodes)),
+        "border_jump": border_jump(errors, scene.horizon),
+    }
+
+
+def _clip(tokenizer: ActionTokenizer, actions: npt.NDArray[np.float32], key: str) -> npt.NDArray[np.float64]:
+    fitted = tokenizer.range
+    if fitted is None:  # pragma: no cover - _fit_all fits every tokenizer
+        raise ActionValueError("expected a fitted tokenizer, got one that is not")
+    row = fitted.index(key)
+    low, high = fitted.low[row].cpu().numpy(), fitted.high[row].cpu().numpy()
+    return np.clip(actions, low, high).astype(np.float64)
+
+
+def _speed(call: Callable[[], Any], chunks: int) -> float:
+    times: Sequence[float] = [_seconds(call) for _ in range(REPEATS)]
+    return chunks / max(float(np.median(times)), 1e-9)
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start

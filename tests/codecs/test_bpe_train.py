@@ -1,0 +1,101 @@
+"""Learning merges with running counts against counting all pairs anew at every merge."""
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from action_tokenizers.codecs.bpe_train import BARRIER, train_merges
+
+TESTS = Path(__file__).resolve().parents[1]
+reference = SimpleNamespace(**runpy.run_path(str(TESTS / "fakes" / "reference_bpe.py")))
+
+
+def joined(sequences: list[list[int]]) -> np.ndarray:
+    return np.array([s for sequence in sequences for s in [*sequence, BARRIER]], np.int32)
+
+
+def check(sequences: list[list[int]], first_id: int, merges: int, least_count: int = 2) -> int:
+    pairs, counts = train_merges(joined(sequences), first_id, merges, least_count=least_count)
+    expected_pairs, expected_counts = reference.train(sequences, first_id, merges, least_count)
+    assert pairs.tolist() == [list(pair) for pair in expected_pairs]
+    assert counts.tolist() == expected_counts
+    return len(expected_pairs)
+
+
+@pytest.mark.parametrize("alphabet", [1, 2, 3, 6, 40])
+def test_learns_what_the_reference_learns_from_noise(alphabet):
+    rng = np.random.default_rng(alphabet)
+    learned = 0
+    for _ in range(60):
+        sequences = [
+            rng.integers(0, alphabet, rng.integers(0, 50)).tolist() for _ in range(int(rng.integers(1, 12)))
+        ]
+        learned += check(sequences, alphabet, int(rng.integers(0, 50)), int(rng.integers(1, 5)))
+    assert learned > 100
+
+
+@pytest.mark.parametrize("alphabet", [1, 2, 3])
+def test_learns_what_the_reference_learns_from_runs(alphabet):
+    """Runs of one symbol: overlapping occurrences, where running counts go wrong first."""
+    rng = np.random.default_rng(10 + alphabet)
+    for _ in range(60):
+        sequences = [
+            np.repeat(rng.integers(0, alphabet, 12), rng.integers(1, 12, 12)).tolist()
+            for _ in range(int(rng.integers(1, 6)))
+        ]
+        assert check(sequences, alphabet, 40) > 0
+
+
+def test_grows_its_tables():
+    """More distinct pairs than the first table holds (2048), and lists longer than the first scratch (1024)."""
+    rng = np.random.default_rng(5)
+    many = rng.integers(0, 90, 12_000).tolist()
+    frequent = [0, 1] * 1500
+    assert len(set(zip(many, many[1:], strict=False))) > 4096
+    check([many, frequent], 90, 30)
+
+
+def test_barriers_inside_a_row_are_never_merged():
+    sequences = [[0, 1, 0, 1, BARRIER, 0, 1, 1], [1, BARRIER, BARRIER, 1, 0], [BARRIER], [BARRIER, 0, 1]]
+    pairs, counts = train_merges(joined(sequences), 2, 10, least_count=1)
+    expected_pairs, expected_counts = reference.train(sequences, 2, 10, 1)
+    assert pairs.tolist() == [list(pair) for pair in expected_pairs]
+    assert counts.tolist() == expected_counts
+    assert (pairs >= 0).all()
+
+
+def test_random_barriers():
+    rng = np.random.default_rng(6)
+    for _ in range(40):
+        sequences = [rng.integers(-1, 3, rng.integers(1, 40)).tolist() for _ in range(5)]
+        check(sequences, 3, 30)
+
+
+def test_ties_go_to_the_smaller_pair():
+    pairs, counts = train_merges(joined([[2, 1], [2, 1], [0, 3], [0, 3], [0, 2], [0, 2]]), 4, 3)
+    assert pairs.tolist() == [[0, 2], [0, 3], [2, 1]]
+    assert counts.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("least_count", [1, 2, 3, 4])
+def test_stops_at_pairs_that_are_too_rare(least_count):
+    _, counts = train_merges(joined([[0, 1]] * 3 + [[2, 3]] * 2 + [[4, 5]]), 6, 10, least_count=least_count)
+    assert counts.tolist() == [c for c in (3, 2, 1) if c >= least_count]
+
+
+def test_nothing_to_learn():
+    for sequences in ([], [[]], [[0]], [[0, 1]]):
+        pairs, counts = train_merges(joined(sequences), 2, 5)
+        assert pairs.shape == (0, 2)
+        assert counts.shape == (0,)
+    assert train_merges(joined([[0, 0, 0, 0]]), 1, 0)[0].shape == (0, 2)
+
+
+def test_leaves_its_input_alone():
+    symbols = joined([[0, 0, 0, 0, 1, 0, 0]])
+    before = symbols.copy()
+    train_merges(symbols, 2, 5)
+    np.testing.assert_array_equal(symbols, before)
