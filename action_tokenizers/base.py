@@ -399,7 +399,8 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         fitted = self._fitted_range()
         chunks, _ = open_actions(actions, fitted.low.device)
         self._shape(chunks.shape[1], chunks.shape[2])
-        fraction = fitted.outside(chunks, key).double().mean(dim=(0, 1))
+        steps = max(1, chunks.shape[0] * chunks.shape[1])
+        fraction = fitted.outside(chunks, key).sum(dim=(0, 1)).double() / steps
         return fraction.to(actions.device) if isinstance(actions, torch.Tensor) else fraction.cpu().numpy()
 
     def forward(self, actions: Any, *, key: str | None = None) -> Any:
@@ -506,7 +507,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         self._forget()
         self._horizon, self._action_dim = facts["horizon"], facts["action_dim"]
         self._sizes = dict(facts["sizes"])
-        empty = torch.empty(len(facts["range_keys"]), facts["action_dim"])
+        empty = torch.empty(len(facts["range_keys"]), facts["action_dim"], dtype=torch.float32)
         self._allocate()
         self.range = Range(empty, empty, facts["range_keys"])
         self._provenance = dict(provenance)

@@ -127,9 +127,7 @@ def record_episode(simulator: Simulator, start: int, noise_seed: int) -> Episode
         successes.append(success)
     if not any(successes):
         return None
-    return Episode(
-        simulator.task, start, noise_seed, np.stack(states), np.stack(actions), np.array(successes)
-    )
+    return Episode(simulator.task, start, noise_seed, np.stack(states), np.stack(actions), np.array(successes))
 
 
 def record_task(task: str, count: int) -> list[Episode]:
@@ -192,9 +190,7 @@ def frame_table(columns: dict[str, np.ndarray]) -> pa.Table:
     arrays = {}
     for name, values in columns.items():
         array = pa.array(values.reshape(-1))
-        arrays[name] = (
-            pa.FixedSizeListArray.from_arrays(array, values.shape[1]) if values.ndim == 2 else array
-        )
+        arrays[name] = pa.FixedSizeListArray.from_arrays(array, values.shape[1]) if values.ndim == 2 else array
     return pa.table(arrays)
 
 

@@ -16,9 +16,12 @@ import numpy.typing as npt
 __all__ = ["Merges", "blank_runs", "build_merges", "encode_run"]
 
 _Array = npt.NDArray[Any]
+_Int = Any  # int outside a kernel, a machine integer inside
 
 # compatibility of every pair of ids is remembered for vocabularies up to this size (one byte a pair)
 MOST_REMEMBERED = 4096
+# the first step into the trie, where nodes have most children, is a table for up to this many base symbols
+MOST_TABLED = 1024
 _HASH = 0x9E3779B97F4A7C1
 _UNKNOWN, _FITS, _CLASHES = 0, 1, 2
 _UNREAD = -2
@@ -37,6 +40,7 @@ class Merges(NamedTuple):
     pair_ids: npt.NDArray[np.int32]
     blank: int
     root: npt.NDArray[np.int32]  # (base,) trie node of each symbol at the start of a piece
+    second: npt.NDArray[np.int32]  # (base, base) node of each pair of symbols, -1: none; or empty
     node_symbol: npt.NDArray[np.int32]  # trie nodes in depth-first order, the blank's child first
     node_id: npt.NDArray[np.int32]  # the longest id on the way to a node
     child: npt.NDArray[np.int32]
@@ -59,7 +63,10 @@ def build_merges(base: int, pairs: npt.NDArray[np.int32], blank: int = 0) -> Mer
     capacity = 1 << max(4, int(4 * len(pairs)).bit_length())
     pair_keys, pair_ids = np.full(capacity, -1, np.int64), np.full(capacity, -1, np.int32)
     _hash_pairs(left, right, pair_keys, pair_ids)
-    root, node_symbol, node_id, child, sibling, blanks, shorter = _trie(base, start, symbols, blank)
+    reachable = _reachable(left, right, pair_keys, pair_ids)
+    root, node_symbol, node_id, child, sibling, blanks, shorter = _trie(base, start, symbols, blank, reachable)
+    second = np.full((base, base) if base <= MOST_TABLED else (0, 0), -1, np.int32)
+    _fill_second(root, child, sibling, node_symbol, second)
     memo = np.zeros(v * v if v <= MOST_REMEMBERED else 0, np.uint8)
     return Merges(
         left,
@@ -72,6 +79,7 @@ def build_merges(base: int, pairs: npt.NDArray[np.int32], blank: int = 0) -> Mer
         pair_ids,
         blank,
         root,
+        second,
         node_symbol,
         node_id,
         child,
@@ -95,7 +103,7 @@ def _expand(left: _Array, right: _Array, start: _Array, symbols: _Array) -> None
 
 
 @numba.njit(cache=True, nogil=True)
-def _place(keys: _Array, key: int) -> int:
+def _place(keys: _Array, key: _Int) -> _Int:
     mask = len(keys) - 1
     place = (key * _HASH) >> 20 & mask
     while keys[place] >= 0 and keys[place] != key:
@@ -115,6 +123,55 @@ def _hash_pairs(left: _Array, right: _Array, keys: _Array, ids: _Array) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
+def _clashes(left: _Array, right: _Array, keys: _Array, ids: _Array, x: _Int, y: _Int, before: _Int) -> bool:
+    """Say whether a merge of a rank below `before` crosses the border of the adjacent pieces `x`, `y`.
+
+    Runs the merges of both pieces backwards along the border. A crossing merge of rank m happens when both its
+    parts exist and are not yet used: before the left one's own next merge, and not after the right one's (in a
+    tie of equal rules the leftmost occurrence wins).
+    """
+    v = np.int64(len(left))
+    used_left, used_right = np.int64(before), np.int64(before)
+    while True:
+        key = x * v + y
+        place = _place(keys, key)
+        if keys[place] == key:
+            rank = ids[place]
+            if rank < used_left and rank <= used_right:
+                return True
+        x_base, y_base = left[x] < 0, left[y] < 0
+        if x_base and y_base:
+            return False
+        if y_base or (not x_base and x > y):
+            used_left, x = x, np.int64(right[x])
+        else:
+            used_right, y = y, np.int64(left[y])
+
+
+@numba.njit(cache=True, nogil=True)
+def _reachable(left: _Array, right: _Array, keys: _Array, ids: _Array) -> _Array:
+    """Say which ids encoding can ever give: those whose own symbols come out as that id.
+
+    All learned ones can; a foreign merge list may hold others, and they must not be tried.
+    """
+    found = np.ones(len(left), np.bool_)
+    for i in range(len(left)):
+        a, b = np.int64(left[i]), np.int64(right[i])
+        if a >= 0:
+            found[i] = found[a] and found[b] and not _clashes(left, right, keys, ids, a, b, i)
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
+def _fill_second(root: _Array, child: _Array, sibling: _Array, node_symbol: _Array, second: _Array) -> None:
+    for symbol in range(len(second)):
+        node = child[root[symbol]]
+        while node >= 0:
+            second[symbol, node_symbol[node]] = node
+            node = sibling[node]
+
+
+@numba.njit(cache=True, nogil=True)
 def _step(child: _Array, sibling: _Array, node_symbol: _Array, node: int, symbol: int) -> int:
     node = child[node]
     while node >= 0 and node_symbol[node] != symbol:
@@ -124,7 +181,7 @@ def _step(child: _Array, sibling: _Array, node_symbol: _Array, node: int, symbol
 
 @numba.njit(cache=True, nogil=True)
 def _trie(
-    base: int, start: _Array, symbols: _Array, blank: int
+    base: int, start: _Array, symbols: _Array, blank: int, reachable: _Array
 ) -> tuple[_Array, _Array, _Array, _Array, _Array, _Array, _Array]:
     v, most = len(start) - 1, len(symbols)
     child, sibling = np.full(most, -1, np.int32), np.full(most, -1, np.int32)
@@ -132,6 +189,8 @@ def _trie(
     symbol[:base] = np.arange(base)
     nodes = base
     for i in range(v):
+        if not reachable[i]:
+            continue
         node = symbols[start[i]]
         for p in range(start[i] + 1, start[i + 1]):
             after = _step(child, sibling, symbol, node, symbols[p])
@@ -192,35 +251,6 @@ def _trie(
 
 
 @numba.njit(cache=True, nogil=True)
-def _clashes(merges: Merges, x: int, y: int) -> bool:
-    """Say whether a merge crosses the border of the adjacent pieces `x`, `y`.
-
-    Runs the merges of both pieces backwards along the border. A crossing merge of rank m happens when both its
-    parts exist and are not yet used: before the left one's own next merge, and not after the right one's (in a
-    tie of equal rules the leftmost occurrence wins).
-    """
-    v = np.int64(len(merges.span))
-    mask = len(merges.pair_keys) - 1
-    used_left, used_right = v, v
-    while True:
-        key = x * v + y
-        place = (key * _HASH) >> 20 & mask
-        while merges.pair_keys[place] >= 0 and merges.pair_keys[place] != key:
-            place = (place + 1) & mask
-        if merges.pair_keys[place] == key:
-            rank = merges.pair_ids[place]
-            if rank < used_left and rank <= used_right:
-                return True
-        x_base, y_base = merges.left[x] < 0, merges.left[y] < 0
-        if x_base and y_base:
-            return False
-        if y_base or (not x_base and x > y):
-            used_left, x = x, np.int64(merges.right[x])
-        else:
-            used_right, y = y, np.int64(merges.left[y])
-
-
-@numba.njit(cache=True, nogil=True)
 def blank_runs(symbols: _Array, blank: int, runs: _Array) -> None:
     """Write to `runs` how many blanks stand at each position and right of it."""
     run = 0
@@ -238,7 +268,8 @@ def encode_run(merges: Merges, symbols: _Array, runs: _Array, start: int, stop: 
     to its arrays at every step, which costs more than the step.
     """
     child, sibling, node_symbol, blanks = merges.child, merges.sibling, merges.node_symbol, merges.blanks
-    span, memo = merges.span, merges.memo
+    span, memo, root, second = merges.span, merges.memo, merges.root, merges.second
+    left, right, keys, ids = merges.left, merges.right, merges.pair_keys, merges.pair_ids
     v = np.int64(len(span))
     dead[start:stop] = False
     count = 0
@@ -246,9 +277,17 @@ def encode_run(merges: Merges, symbols: _Array, runs: _Array, start: int, stop: 
     piece = np.int64(_UNREAD)
     while position < stop:
         if piece == _UNREAD:  # the longest id whose symbols stand here
-            node = np.int64(merges.root[symbols[position]])
+            node = np.int64(root[symbols[position]])
             p = position + 1
-            while p < stop:
+            reach = stop
+            if p < stop and len(second) > 0:
+                after = second[symbols[position], symbols[p]]
+                if after >= 0:
+                    node = np.int64(after)
+                    p += 1
+                else:
+                    reach = p
+            while p < reach:
                 skip = min(runs[p], blanks[node])
                 if skip > 0:
                     node += skip
@@ -270,7 +309,7 @@ def encode_run(merges: Merges, symbols: _Array, runs: _Array, start: int, stop: 
                 before = np.int64(out[count - 1])
                 known = memo[before * v + piece] if len(memo) > 0 else np.uint8(_UNKNOWN)
                 if known == _UNKNOWN:
-                    known = np.uint8(_CLASHES if _clashes(merges, before, piece) else _FITS)
+                    known = np.uint8(_CLASHES if _clashes(left, right, keys, ids, before, piece, v) else _FITS)
                     if len(memo) > 0:  # threads may race here; they write the same byte
                         memo[before * v + piece] = known
                 if known == _FITS:

@@ -79,13 +79,13 @@ def _train(symbol: _Array, first_id: int, merges: int, least_count: int, pairs: 
     pair = np.empty(1 << 11, np.int64)
     count = np.zeros(1 << 11, np.int64)
     head = np.full(1 << 11, -1, np.int32)
-    used = 0
+    used: Any = 0
     # events: (position, key) to link; a merge only ever adds pairs that hold the new symbol
     found = np.empty(1024, np.int32)
 
     for step in range(-1, merges):
         if step < 0:
-            touched = n - 1  # the first pass links every pair there is
+            touched: Any = n - 1  # the first pass links every pair there is
         else:
             best = -1
             for s in range(used):

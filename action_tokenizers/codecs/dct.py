@@ -49,8 +49,10 @@ def dct_round(z: _Array, matrix: _Array, scale: float, bound: int, out: _Array) 
     half, middle = t // 2, t - t // 2
     # chunks side by side make rows long enough for vector instructions, and still fit the cache
     beside = max(1, 128 // d)
-    even = np.zeros((middle, beside * d), np.float64)
-    odd = np.zeros((middle, beside * d), np.float64)
+    even = np.zeros((middle + 3, beside * d), np.float64)
+    odd = np.zeros((middle + 3, beside * d), np.float64)
+    weights = np.zeros((t, middle + 3), np.float64)
+    weights[:, :middle] = matrix[:, :middle] * scale
     row = np.empty(beside * d, np.float64)
     for i in range(0, n, beside):
         c = min(beside, n - i)
@@ -67,10 +69,13 @@ def dct_round(z: _Array, matrix: _Array, scale: float, bound: int, out: _Array) 
         for k in range(t):
             folded = even if k % 2 == 0 else odd
             row[:] = 0.0
-            for m in range(middle):
-                weight = matrix[k, m] * scale
+            for m in range(0, middle, 4):  # four steps at a time: a row is read and written a quarter as often
+                w0, w1 = weights[k, m], weights[k, m + 1]
+                w2, w3 = weights[k, m + 2], weights[k, m + 3]
                 for j in range(beside * d):
-                    row[j] += weight * folded[m, j]
+                    row[j] += (w0 * folded[m, j] + w1 * folded[m + 1, j]) + (
+                        w2 * folded[m + 2, j] + w3 * folded[m + 3, j]
+                    )
             for e in range(c):
                 for j in range(d):
                     value = np.int32(np.rint(row[e * d + j]))

@@ -59,7 +59,10 @@ def _settle(vectors: torch.Tensor, codebook: torch.Tensor, close: torch.Tensor) 
     out = torch.empty(len(vectors), dtype=torch.int64)
     # few rows are unsure, so a device does not pay for a kernel of its own
     _nearest_of(
-        vectors.double().cpu().contiguous().numpy(), codebook.cpu().contiguous().numpy(), close.cpu().numpy(), out.numpy()
+        vectors.double().cpu().contiguous().numpy(),
+        codebook.cpu().contiguous().numpy(),
+        close.cpu().numpy(),
+        out.numpy(),
     )
     return out.to(vectors.device)
 

@@ -23,6 +23,7 @@ __all__ = [
     "count_values",
     "decode_rows",
     "encode_rows",
+    "pack_rows",
     "parse_rows",
     "to_symbols",
 ]
@@ -119,32 +120,49 @@ def to_symbols(coefficients: _Array, symbol: _Array, bound: int) -> _Array:
 
 
 @numba.njit(cache=True, nogil=True)
-def encode_rows(tables: Tables, coefficients: _Array, out: _Array, lengths: _Array) -> None:
-    """Write the ids of each row of `coefficients (n, l)` to `out (n, >= 2 l)` and their numbers to `lengths`."""
+def encode_rows(tables: Tables, coefficients: _Array, out: _Array, lengths: _Array) -> int:
+    """Write the ids of the rows of `coefficients (n, l)` one after another to `out`, at most 2 l per row.
+
+    Fills `lengths (n,)` and returns how many ids were written.
+    """
     n, length = coefficients.shape
     # locals, because every reach into the tuple counts references
     symbol, bound, merges = tables.symbol, tables.bound, tables.merges
     symbols = np.empty(length, np.int32)
     runs = np.empty(length, np.int32)
     dead = np.empty(length, np.bool_)
+    count = 0
     for i in range(n):
         for j in range(length):
             symbols[j] = symbol[coefficients[i, j] + bound]
         blank_runs(symbols, merges.blank, runs)
-        count = 0
+        first = count
         start = 0
         while start < length:
             stop = start
             while stop < length and symbols[stop] >= 0:
                 stop += 1
-            count += encode_run(merges, symbols, runs, start, stop, out[i, count:], dead)
+            count += encode_run(merges, symbols, runs, start, stop, out[count:], dead)
             if stop < length:
                 shifted = coefficients[i, stop] + bound
-                out[i, count] = tables.high + shifted // tables.radix
-                out[i, count + 1] = tables.low + shifted % tables.radix
+                out[count] = tables.high + shifted // tables.radix
+                out[count + 1] = tables.low + shifted % tables.radix
                 count += 2
             start = stop + 1
-        lengths[i] = count
+        lengths[i] = count - first
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def pack_rows(ids: _Array, lengths: _Array, pad: int, out: _Array) -> None:
+    """Spread `ids`, rows of `lengths (n,)` joined, over the rows of `out (n, >= longest)`, filled up with `pad`."""
+    place = 0
+    for i in range(len(lengths)):
+        for p in range(lengths[i]):
+            out[i, p] = ids[place + p]
+        for p in range(lengths[i], out.shape[1]):
+            out[i, p] = pad
+        place += lengths[i]
 
 
 @numba.njit(cache=True, nogil=True)

@@ -7,6 +7,7 @@ parent had encoded, and its work queue aborts when two threads enter it at once.
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import torch
 
@@ -28,7 +29,7 @@ def over_rows(kernel: Callable[[int, int], None], rows: int, *, least: int = 256
             kernel(0, rows)
         return
     bounds = [rows * i // threads for i in range(threads + 1)]
-    futures = [_workers(threads).submit(kernel, *span) for span in zip(bounds[1:-1], bounds[2:], strict=True)]
+    futures = [_workers(threads).submit(kernel, *span) for span in pairwise(bounds[1:])]
     kernel(0, bounds[1])  # this thread works too
     for future in futures:
         future.result()

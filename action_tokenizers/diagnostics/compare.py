@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from action_tokenizers.base import ActionTokenizer, Progress
-from action_tokenizers.data import ChunkSample, Episodes
+from action_tokenizers.data import ChunkSample, Episodes, default_horizon
 from action_tokenizers.diagnostics.codebook import next_token_entropy, shift_overlap, undecodable_rate, usage
 from action_tokenizers.diagnostics.error import (
     border_jump,
@@ -166,15 +166,14 @@ def compare(
 
 
 def _common_horizon(tokenizers: Mapping[str, ActionTokenizer], episodes: Episodes) -> int:
-    asked = {t.horizon if t.is_fitted else t.get_params()["horizon"] for t in tokenizers.values()} - {None}
+    horizons = (t.horizon if t.is_fitted else t.get_params()["horizon"] for t in tokenizers.values())
+    asked = {int(h) for h in horizons if h is not None}
     if len(asked) > 1:
         raise ActionShapeError(f"expected tokenizers of one horizon to compare, got {sorted(asked)}")
-    from action_tokenizers.data import default_horizon
-
     horizon = asked.pop() if asked else default_horizon(episodes)
     if horizon is None:
         raise ActionShapeError(f"expected a horizon, but {episodes.source} has no fps to take one second of; give one")
-    return int(horizon)
+    return horizon
 
 
 def _fit_all(

@@ -127,8 +127,8 @@ class BinningTokenizer(SlotTokenizer, name="binning"):
 
     def _allocate(self) -> None:
         d, k = len(self._sizes["bins"]), max(self._sizes["bins"])
-        self.register_buffer("edges", torch.full((d, k - 1), torch.inf))
-        self.register_buffer("centres", torch.zeros(d, k))
+        self.register_buffer("edges", torch.full((d, k - 1), torch.inf, dtype=torch.float32))
+        self.register_buffer("centres", torch.zeros(d, k, dtype=torch.float32))
         self.register_buffer("neutral", torch.zeros(d, dtype=torch.int64))
 
     def _check_tensors(self) -> None:

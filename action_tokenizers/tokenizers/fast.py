@@ -21,6 +21,7 @@ from action_tokenizers.codecs.symbols import (
     count_values,
     decode_rows,
     encode_rows,
+    pack_rows,
     parse_rows,
     to_symbols,
 )
@@ -28,6 +29,8 @@ from action_tokenizers.codecs.threads import over_rows
 from action_tokenizers.errors import ActionValueError, FormatError
 
 __all__ = ["FASTTokenizer"]
+
+PIECE = 64
 
 
 class FASTTokenizer(ActionTokenizer, name="fast"):
@@ -193,22 +196,26 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
         n, t, d = source.shape
         tables, width = self._tables(), self._max_tokens(t, d)
         matrix, scale = dct_matrix(t), float(self._params["scale"])
-        scratch = np.empty((n, width), np.int32)
+        # room for the longest rows there can be; only the memory that ids are written to is ever touched
+        joined = np.empty(n * width, np.int32)
         lengths = np.empty(n, np.int64)
+        blocks: list[tuple[int, int]] = []
 
-        def rows(i: int, j: int) -> None:
+        def encode(i: int, j: int) -> None:
+            blocks.append((i, j))
             # small pieces, so that coefficients stay in cache between the two kernels
-            piece = np.empty((min(64, j - i), t * d), np.int32)
-            for start in range(i, j, 64):
-                stop = min(start + 64, j)
+            piece = np.empty((min(PIECE, j - i), t * d), np.int32)
+            place = i * width
+            for start in range(i, j, PIECE):
+                stop = min(start + PIECE, j)
                 part = piece[: stop - start]
                 dct_round(source[start:stop], matrix, scale, tables.bound, part)
-                encode_rows(tables, part, scratch[start:stop], lengths[start:stop])
+                place += encode_rows(tables, part, joined[place:], lengths[start:stop])
 
-        over_rows(rows, n, least=64)
-        used = int(lengths.max()) if n else 0
-        ids = scratch[:, :used].astype(np.int64)
-        ids[np.arange(used) >= lengths[:, None]] = self.vocab_size - 1
+        over_rows(encode, n, least=PIECE)
+        ids = np.empty((n, int(lengths.max()) if n else 0), np.int64)
+        for i, j in blocks:
+            pack_rows(joined[i * width :], lengths[i:j], self.vocab_size - 1, ids[i:j])
         return torch.from_numpy(ids).to(chunks.device)
 
     def _parse(self, ids: torch.Tensor, horizon: int, action_dim: int) -> tuple[torch.Tensor, torch.Tensor]:

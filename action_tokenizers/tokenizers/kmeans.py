@@ -96,9 +96,9 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
     def _allocate(self) -> None:
         steps = self._horizon or 0 if self._params["scope"] == "chunk" else 1
         for g, (dims, k) in enumerate(zip(self._groups(), self._sizes["codewords"], strict=True)):
-            self.register_buffer(f"codebook_{g}", torch.zeros(k, steps * len(dims)))
+            self.register_buffer(f"codebook_{g}", torch.zeros(k, steps * len(dims), dtype=torch.float32))
             # what a missing id decodes to: the mean of the data
-            self.register_buffer(f"neutral_{g}", torch.zeros(steps * len(dims)))
+            self.register_buffer(f"neutral_{g}", torch.zeros(steps * len(dims), dtype=torch.float32))
 
     def _places(self, horizon: int) -> int:
         """Number of ids per group in a chunk."""
@@ -133,7 +133,7 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
         padded[:, :m] = ids[:, :m]
         said = (torch.arange(n, device=ids.device) < kept[:, None]).reshape(-1, places, len(groups))
         cells = padded.reshape(-1, places, len(groups))
-        out = torch.empty(len(ids), horizon, action_dim, device=ids.device)
+        out = torch.empty(len(ids), horizon, action_dim, dtype=torch.float32, device=ids.device)
         for g, (dims, first) in enumerate(zip(groups, self._first_ids(), strict=True)):
             index = torch.where(said[:, :, g], cells[:, :, g] - first, 0)
             words = torch.where(

@@ -106,7 +106,7 @@ class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
         """Return mean `(t * d,)` and basis `(l, t * d)`, float32 as they are stored."""
         mean = flat.double().mean(0)
         if self._params["latent"] == "identity":
-            return mean.float(), torch.empty(0, flat.shape[1])
+            return mean.float(), torch.empty(0, flat.shape[1], dtype=torch.float32)
         from sklearn.decomposition import PCA
         from threadpoolctl import threadpool_limits
 
@@ -115,7 +115,9 @@ class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
         if asked >= 1 and asked > most:
             raise ActionValueError(f"expected latent_dim <= {most} for {tuple(flat.shape)} data, got {asked}")
         if not bool((flat != flat[0]).any()):
-            return mean.float(), torch.eye(1, flat.shape[1])  # constant data: any direction will do
+            return mean.float(), torch.eye(
+                1, flat.shape[1], dtype=torch.float32
+            )  # constant data: any direction will do
         with threadpool_limits(1):
             pca = PCA(int(asked) if asked >= 1 else float(asked), svd_solver="full").fit(flat.double().numpy())
         return mean.float(), torch.from_numpy(pca.components_).float()
@@ -129,9 +131,9 @@ class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
     def _allocate(self) -> None:
         size = (self._horizon or 0) * (self._action_dim or 0)
         sizes, rows = self._sizes["codewords"], self._sizes["basis"]
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("basis", torch.zeros(rows, size))
-        self.register_buffer("codebooks", torch.zeros(len(sizes), max(sizes), rows or size))
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float32))
+        self.register_buffer("basis", torch.zeros(rows, size, dtype=torch.float32))
+        self.register_buffer("codebooks", torch.zeros(len(sizes), max(sizes), rows or size, dtype=torch.float32))
 
     def _levels(self) -> list[torch.Tensor]:
         return [book[:k] for book, k in zip(self.codebooks, self._sizes["codewords"], strict=True)]

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from action_tokenizers import Episodes, FASTTokenizer
 from action_tokenizers.codecs import bpe
 from action_tokenizers.codecs.bpe import Merges, blank_runs, build_merges, encode_run
 from action_tokenizers.codecs.bpe_train import train_merges
 from action_tokenizers.codecs.dct import dct_matrix, dct_round
-from action_tokenizers.codecs.symbols import build_tables, encode_rows
+from action_tokenizers.codecs.symbols import build_tables, choose_alphabet, count_values, encode_rows, to_symbols
 
 TESTS = Path(__file__).resolve().parents[1]
 SHARED = TESTS.parents[1] / "shared" / "data"
@@ -60,23 +61,56 @@ def test_encodes_random_sequences_as_the_reference_does(alphabet, remember):
                 assert encode(merges, sequence) == reference.encode(sequence.tolist(), alphabet, expected_pairs)
 
 
+def random_pairs(rng: np.random.Generator, alphabet: int) -> list[tuple[int, int]]:
+    """A table that no training would give: distinct pairs of earlier ids, nested as often as not."""
+    pairs: list[tuple[int, int]] = []
+    for rank in range(int(rng.integers(1, 14))):
+        left, right = (int(max(rng.integers(0, alphabet + rank, 2))) for _ in "lr")
+        if (left, right) in pairs:
+            break
+        pairs.append((left, right))
+    return pairs
+
+
+def is_reachable(alphabet: int, pairs: list[tuple[int, int]]) -> bool:
+    """Whether every id is what its own symbols are encoded to; of learned merges this always holds."""
+    merges = build_merges(alphabet, np.array(pairs, np.int32))
+    pieces = [merges.symbols[merges.start[i] : merges.start[i + 1]].tolist() for i in range(alphabet + len(pairs))]
+    return all(reference.encode(piece, alphabet, pairs) == [i] for i, piece in enumerate(pieces))
+
+
 @pytest.mark.parametrize("alphabet", [1, 2, 4])
 def test_encodes_as_the_reference_does_with_merges_nobody_learned(alphabet, remember):
-    """Any table of distinct pairs of earlier ids is a legal file: merges in an order no training would give."""
     rng = np.random.default_rng(100 + alphabet)
-    for _ in range(80):
-        pairs: list[tuple[int, int]] = []
-        for rank in range(int(rng.integers(1, 14))):
-            # recent ids as likely as all others, so that merges nest
-            left, right = (int(max(rng.integers(0, alphabet + rank), rng.integers(0, alphabet + rank))) for _ in "ab")
-            if (left, right) not in pairs:
-                pairs.append((left, right))
-            else:
-                break
-        merges = build_merges(alphabet, np.array(pairs, np.int32).reshape(-1, 2), blank=int(rng.integers(0, alphabet)))
-        for _ in range(8):
+    tried = 0
+    for _ in range(300):
+        pairs = random_pairs(rng, alphabet)
+        if not is_reachable(alphabet, pairs):
+            continue
+        tried += 1
+        merges = build_merges(alphabet, np.array(pairs, np.int32), blank=int(rng.integers(0, alphabet)))
+        for _ in range(6):
             sequence = random_sequence(rng, alphabet, int(rng.integers(0, 60)))
             assert encode(merges, sequence) == reference.encode(sequence.tolist(), alphabet, pairs)
+    assert tried > 50
+
+
+def test_merges_that_can_never_happen_do_no_harm():
+    """Merge (0, 2) never happens: of 0 0 0 the left two join first. A file may hold it all the same, and passes
+    the checks of loading; encoding must neither use it nor read or write outside its arrays.
+
+    The kernel runs as plain Python here, where a wrong index is an exception instead of a crash.
+    """
+    rng = np.random.default_rng(9)
+    tables = [(1, [(0, 0), (1, 0), (0, 2)])] + [(a, random_pairs(rng, a)) for a in (1, 2, 3) for _ in range(25)]
+    for alphabet, pairs in tables:
+        merges = build_merges(alphabet, np.array(pairs, np.int32))
+        for sequence in ([0] * 6, *(random_sequence(rng, alphabet, 20).tolist() for _ in range(4))):
+            symbols = np.array(sequence, np.int32)
+            runs, out, dead = np.empty_like(symbols), np.empty_like(symbols), np.empty(len(symbols), np.bool_)
+            blank_runs(symbols, 0, runs)
+            count = encode_run.py_func(merges, symbols, runs, 0, len(symbols), out, dead)
+            assert out[:count].tolist() == reference.encode(sequence, alphabet, pairs), (alphabet, pairs, sequence)
 
 
 def test_the_blank_changes_speed_and_nothing_else(remember):
@@ -165,7 +199,7 @@ def test_fast_encodes_recorded_chunks_as_the_reference_does(name, vocab_size, re
     tables = tokenizer._tables()
     assert bool(len(tables.merges.memo)) == remember
     ids = tokenizer.encode(held_out)
-    unit = tokenizer.range.to_unit(__import__("torch").from_numpy(held_out)).numpy()
+    unit = tokenizer.range.to_unit(torch.from_numpy(held_out)).numpy()
     n, t, d = unit.shape
     coefficients = np.empty((n, t * d), np.int32)
     dct_round(unit, dct_matrix(t), 10.0, tables.bound, coefficients)
@@ -197,7 +231,7 @@ def test_fast_learns_the_merges_the_reference_learns(name):
     chunks = recorded(name)[:60]
     tokenizer = FASTTokenizer(vocab_size=400).fit(chunks)
     tables = tokenizer._tables()
-    unit = tokenizer.range.to_unit(__import__("torch").from_numpy(chunks)).numpy()
+    unit = tokenizer.range.to_unit(torch.from_numpy(chunks)).numpy()
     n, t, d = unit.shape
     coefficients = np.empty((n, t * d), np.int32)
     dct_round(unit, dct_matrix(t), 10.0, tables.bound, coefficients)
@@ -211,8 +245,6 @@ def test_one_table_serves_every_row():
     rng = np.random.default_rng(3)
     coefficients = rng.integers(-4, 5, (64, 30)).astype(np.int32)
     coefficients[rng.random(coefficients.shape) < 0.6] = 0
-    from action_tokenizers.codecs.symbols import choose_alphabet, count_values, to_symbols
-
     alphabet = choose_alphabet(count_values(coefficients, 12), 40, 30)
     symbol = build_tables(alphabet, np.empty((0, 2), np.int32)).symbol
     pairs, _ = train_merges(to_symbols(coefficients, symbol, 12), alphabet.size, 25)

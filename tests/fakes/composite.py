@@ -51,7 +51,8 @@ class CompositeTokenizer(ActionTokenizer, name="toy_composite"):
         return any(part._needs_horizon() for part in self._params["parts"])
 
     def _fixed_length(self) -> bool:
-        return all(part._fixed_length() for part in self.parts)
+        # a part fitted beside an open horizon was shown single steps, and believes that its horizon is 1
+        return self._horizon is not None and all(part._fixed_length() for part in self.parts)
 
     def _saved_params(self) -> dict[str, Any]:
         return {**self.get_params(), "parts": list(self.parts)}
@@ -105,31 +106,31 @@ class CompositeTokenizer(ActionTokenizer, name="toy_composite"):
         return out[:, : int(used.max()) if b else 0]
 
     def _split(
-        self, ids: torch.Tensor, kept: torch.Tensor
-    ) -> Iterator[tuple[ActionTokenizer, list[int], torch.Tensor, torch.Tensor]]:
-        """Yield each part with its dims, its own ids moved to the left, and how many of the first `kept` they are."""
+        self, ids: torch.Tensor, kept: torch.Tensor, horizon: int
+    ) -> Iterator[tuple[ActionTokenizer, list[int], torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Yield each part with its dims, its own ids moved to the left, how many they are, and if they complete it.
+
+        Only the first `kept (b,)` ids of each row count.
+        """
         place = torch.arange(ids.shape[1], device=ids.device)
-        start = torch.zeros_like(kept)
+        start, complete = torch.zeros_like(kept), torch.ones_like(kept, dtype=torch.bool)
         for part, dims, first, width in self._places():
-            mine = (ids >= first) & (ids < first + width) & (place >= start[:, None]) & (place < kept[:, None])
-            source = (start[:, None] + place).clamp(max=max(0, ids.shape[1] - 1))
-            count = mine.gather(1, source).cumprod(1).sum(1)
-            own = torch.where(place < count[:, None], ids.gather(1, source) - first, -1)
-            yield part, dims, own, count
-            start = start + count
+            source = start[:, None] + place
+            own = ids.gather(1, source.clamp(max=max(0, ids.shape[1] - 1))) - first
+            known = (own >= 0) & (own < width) & (source < kept[:, None]) & complete[:, None]
+            own = torch.where(known, own, -1)
+            count, done = part._parse(own, horizon, len(dims))
+            start, complete = start + count, complete & done
+            yield part, dims, own, count, complete
 
     def _parse(self, ids: torch.Tensor, horizon: int, action_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
-        kept = torch.zeros(len(ids), dtype=torch.int64, device=ids.device)
-        complete = torch.ones_like(kept, dtype=torch.bool)
-        for part, dims, own, _ in self._split(ids, torch.full_like(kept, ids.shape[1])):
-            part_kept, part_complete = part._parse(own, horizon, len(dims))
-            kept += torch.where(complete, part_kept, 0)
-            complete &= part_complete
-        return kept, complete
+        everything = torch.full((len(ids),), ids.shape[1], device=ids.device)
+        split = list(self._split(ids, everything, horizon))
+        return torch.stack([count for _, _, _, count, _ in split]).sum(0), split[-1][-1]
 
     def _decode(self, ids: torch.Tensor, kept: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
         out = torch.empty(len(ids), horizon, action_dim, device=ids.device)
-        for part, dims, own, count in self._split(ids, kept):
+        for part, dims, own, count, _ in self._split(ids, kept, horizon):
             out[:, :, dims] = part._decode(own, count, horizon, len(dims))
         return out
 
@@ -137,15 +138,16 @@ class CompositeTokenizer(ActionTokenizer, name="toy_composite"):
         mask = torch.zeros(len(prefix), self.vocab_size, dtype=torch.bool, device=prefix.device)
         begun = torch.ones(len(prefix), dtype=torch.bool, device=prefix.device)  # the parts before are complete
         everything = torch.full((len(prefix),), prefix.shape[1], device=prefix.device)
-        place = list(self._places())
-        for (part, dims, own, count), (_, _, first, width) in zip(self._split(prefix, everything), place, strict=True):
-            complete = part._parse(own, horizon, len(dims))[1]
+        first = 0
+        for (part, dims, own, count, done), width in zip(
+            self._split(prefix, everything, horizon), self._widths(), strict=True
+        ):
             for length in count.unique().tolist():  # a part's hook takes prefixes of one length
-                rows = (begun & ~complete & (count == length)).nonzero()[:, 0]
+                rows = (begun & ~done & (count == length)).nonzero()[:, 0]
                 if len(rows):
                     allowed = part._allowed(own[rows, :length], horizon, len(dims))
                     mask[rows, first : first + width] = allowed[:, :width]
-            begun = begun & complete
+            begun, first = done, first + width
         return mask
 
     def _max_tokens(self, horizon: int, action_dim: int) -> int:

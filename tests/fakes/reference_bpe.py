@@ -1,6 +1,7 @@
 """Byte-pair encoding over integers as a textbook writes it: slow, obvious, and the judge of the fast one."""
 
 from collections import Counter
+from itertools import pairwise
 
 BARRIER = -1
 
@@ -9,7 +10,7 @@ def count_pairs(sequences: list[list[int]]) -> Counter[tuple[int, int]]:
     """Every adjacent pair, overlapping ones too; a barrier pairs with nothing."""
     counts: Counter[tuple[int, int]] = Counter()
     for sequence in sequences:
-        counts.update(pair for pair in zip(sequence, sequence[1:], strict=False) if BARRIER not in pair)
+        counts.update(pair for pair in pairwise(sequence) if BARRIER not in pair)
     return counts
 
 

@@ -62,9 +62,7 @@ def document(name: str) -> dict:
 
 class TestEmbeddedFolder:
     def test_is_small_and_complete(self):
-        files = {
-            str(path.relative_to(DEMO)): path.stat().st_size for path in DEMO.rglob("*") if path.is_file()
-        }
+        files = {str(path.relative_to(DEMO)): path.stat().st_size for path in DEMO.rglob("*") if path.is_file()}
         expected = {FRAMES, EPISODES, "meta/info.json", "meta/stats.json", "meta/tasks.parquet", "README.md"}
         assert set(files) == expected
         assert sum(files.values()) <= 1_500_000
@@ -102,9 +100,7 @@ class TestEmbeddedFolder:
 
     def test_tasks_have_texts_where_lerobot_looks(self):
         table = pq.read_table(DEMO / "meta/tasks.parquet")
-        texts = dict(
-            zip(table["task_index"].to_pylist(), table["__index_level_0__"].to_pylist(), strict=True)
-        )
+        texts = dict(zip(table["task_index"].to_pylist(), table["__index_level_0__"].to_pylist(), strict=True))
         assert json.loads(table.schema.metadata[b"pandas"])["index_columns"] == ["__index_level_0__"]
         task_index = columns(DEMO)["task_index"]
         for row in episodes(DEMO):
@@ -196,9 +192,7 @@ def smoke(tmp_path_factory) -> Path:
 class TestRecipe:
     def test_smoke_form_writes_the_same_layout(self, smoke):
         rows = episodes(smoke)
-        assert [(row["metaworld/task"], row["metaworld/start"]) for row in rows] == [
-            (task, 0) for task in STARTS
-        ]
+        assert [(row["metaworld/task"], row["metaworld/start"]) for row in rows] == [(task, 0) for task in STARTS]
         for path in (FRAMES, EPISODES):
             ours, embedded = pq.read_schema(smoke / path), pq.read_schema(DEMO / path)
             assert ours.equals(embedded, check_metadata=True)
@@ -209,9 +203,7 @@ class TestRecipe:
         ours, embedded = columns(smoke), columns(DEMO)
         for row in episodes(smoke):
             (twin,) = [
-                other
-                for other in of_task(episodes(DEMO), row["metaworld/task"])
-                if other["metaworld/start"] == 0
+                other for other in of_task(episodes(DEMO), row["metaworld/task"]) if other["metaworld/start"] == 0
             ]
             assert row["metaworld/noise_seed"] == twin["metaworld/noise_seed"]
             for name in (

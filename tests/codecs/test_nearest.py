@@ -1,0 +1,139 @@
+"""The nearest codeword against brute force in float64, and codebooks."""
+
+import numpy as np
+import pytest
+import torch
+
+from action_tokenizers.codecs import nearest as module
+from action_tokenizers.codecs.nearest import fit_codebook, nearest
+
+
+def brute_force(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+    distance = (vectors.double()[:, None, :] - codebook.double()[None]).square().sum(-1)
+    return torch.from_numpy(distance.numpy().argmin(1))  # numpy's argmin is the first of equals
+
+
+def random(seed: int, *shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32))
+
+
+@pytest.mark.parametrize(("n", "k", "d"), [(500, 1, 3), (500, 7, 1), (400, 256, 7), (300, 64, 140), (60, 16, 1400)])
+def test_finds_what_brute_force_finds(n, k, d):
+    codebook, vectors = random(1, k, d), random(2, n, d)
+    torch.testing.assert_close(nearest(vectors, codebook), brute_force(vectors, codebook))
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.9, 30.0, -4000.0])
+@pytest.mark.parametrize("d", [1, 4, 200])
+def test_crowded_codewords_far_from_zero(d, offset):
+    """Differences that a float32 product of the raw vectors could not resolve."""
+    codebook = (random(3, 200, d) * 1e-2 + offset).float()
+    vectors = (random(4, 300, d) * 1e-2 + offset).float()
+    torch.testing.assert_close(nearest(vectors, codebook), brute_force(vectors, codebook))
+
+
+def test_one_outlier_does_not_blur_the_others():
+    codebook = torch.cat([random(5, 100, 3) * 1e-3, torch.full((1, 3), 500.0)])
+    vectors = random(6, 300, 3) * 1e-3
+    torch.testing.assert_close(nearest(vectors, codebook), brute_force(vectors, codebook))
+
+
+def test_ties_go_to_the_first():
+    codebook = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    vectors = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.3], [-0.5, 0.5]])
+    assert nearest(vectors, codebook).tolist() == [0, 0, 2, 1]
+    grid = torch.cartesian_prod(torch.arange(-3.0, 4), torch.arange(-3.0, 4))
+    middles = grid[:, :] + 0.5  # each as far from four codewords
+    torch.testing.assert_close(nearest(middles, grid), brute_force(middles, grid))
+    shuffled = grid[torch.from_numpy(np.random.default_rng(0).permutation(len(grid)))]
+    torch.testing.assert_close(nearest(middles, shuffled), brute_force(middles, shuffled))
+
+
+@pytest.mark.parametrize("d", [2, 33])
+def test_a_vector_gets_the_same_codeword_in_every_batch(d, monkeypatch):
+    """Near-ties everywhere: vectors half way between codewords, give or take an ulp."""
+    codebook = random(7, 128, d)
+    pick = np.random.default_rng(8).integers(0, 128, (2, 600))
+    vectors = (codebook[pick[0]] + codebook[pick[1]]) / 2
+    together = nearest(vectors, codebook)
+    torch.testing.assert_close(together, brute_force(vectors, codebook))
+    assert together[:40].tolist() == [int(nearest(vectors[i : i + 1], codebook)) for i in range(40)]
+    monkeypatch.setattr(module, "BLOCK", 128 * 7)
+    torch.testing.assert_close(nearest(vectors, codebook), together)
+    monkeypatch.setattr(module, "BLOCK", 1)
+    torch.testing.assert_close(nearest(vectors[:20], codebook), together[:20])
+
+
+def test_float64_vectors_are_compared_as_they_are():
+    codebook = torch.tensor([[0.0], [1.0]])
+    vectors = torch.tensor([[0.5 - 1e-12], [0.5], [0.5 + 1e-12]], dtype=torch.float64)
+    assert nearest(vectors, codebook).tolist() == [0, 0, 1]
+
+
+def test_no_vectors():
+    found = nearest(torch.empty(0, 3), random(0, 4, 3))
+    assert found.shape == (0,)
+    assert found.dtype == torch.int64
+
+
+# ---- codebooks --------------------------------------------------------------------------------------------------
+
+
+def test_few_distinct_vectors_are_the_codebook():
+    levels = torch.tensor([[0.5, -1.0], [-0.25, 0.125], [1.0, 1.0]])
+    vectors = levels[torch.from_numpy(np.random.default_rng(0).integers(0, 3, 500))]
+    codebook = fit_codebook(vectors, 8, seed=0)
+    assert sorted(codebook.tolist()) == sorted(levels.tolist())
+    torch.testing.assert_close(codebook[nearest(vectors, codebook)], vectors, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("k", [1, 2, 16])
+def test_at_most_k_distinct_codewords(k):
+    codebook = fit_codebook(random(0, 400, 3), k, seed=0)
+    assert codebook.shape == (k, 3)
+    assert codebook.dtype == torch.float32
+    assert len(torch.unique(codebook, dim=0)) == k
+
+
+def test_vectors_that_k_means_cannot_tell_apart_give_fewer_codewords():
+    tiny = np.zeros((60, 1), np.float32)
+    tiny[:, 0] = np.arange(60) * 1e-30
+    vectors = torch.from_numpy(np.concatenate([tiny, tiny + 0.5, [[1.0]], [[-1.0]]]).astype(np.float32))
+    codebook = fit_codebook(vectors, 10, seed=0)
+    assert 3 <= len(codebook) <= 10
+    assert torch.isfinite(codebook).all()
+
+
+def test_codewords_are_the_means_of_their_cells():
+    """Where Lloyd has converged, which separated clusters make sure of."""
+    rng = np.random.default_rng(1)
+    centres = np.array([[-0.8, 0.0], [0.0, 0.8], [0.8, -0.8], [0.8, 0.8]])
+    which = rng.integers(0, 4, 800)
+    vectors = torch.from_numpy((centres[which] + rng.normal(0, 0.02, (800, 2))).astype(np.float32))
+    codebook = fit_codebook(vectors, 4, seed=3)
+    cell = nearest(vectors, codebook)
+    for i in range(4):
+        torch.testing.assert_close(codebook[i], vectors[cell == i].mean(0), atol=1e-5, rtol=0)
+    assert (vectors - codebook[cell]).norm(dim=1).max() < 0.15
+
+
+def test_equal_data_give_equal_bytes():
+    vectors = random(9, 3000, 5)
+    first = fit_codebook(vectors, 40, seed=1).numpy().tobytes()
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        second = fit_codebook(vectors.clone(), 40, seed=1).numpy().tobytes()
+    finally:
+        torch.set_num_threads(threads)
+    assert first == second
+    assert first != fit_codebook(vectors, 40, seed=2).numpy().tobytes()
+
+
+def test_only_a_head_of_many_vectors_is_used(monkeypatch):
+    monkeypatch.setattr(module, "LEAST_ROWS", 100)
+    monkeypatch.setattr(module, "ROWS_PER_CODEWORD", 10)
+    vectors = random(10, 500, 2)
+    head = fit_codebook(vectors[:100], 4, seed=0)
+    torch.testing.assert_close(fit_codebook(vectors, 4, seed=0), head, rtol=0, atol=0)
+    torch.testing.assert_close(fit_codebook(vectors, 20, 0), fit_codebook(vectors[:200], 20, 0), rtol=0, atol=0)

@@ -1,0 +1,137 @@
+"""Row blocks over the thread pool: every row once, errors heard, and no trouble after a fork."""
+
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from action_tokenizers.codecs import threads
+from action_tokenizers.codecs.threads import over_rows
+
+
+@pytest.fixture
+def torch_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+@pytest.mark.usefixtures("torch_threads")
+def test_covers_every_row_once(count):
+    torch.set_num_threads(count)
+    for rows in [0, 1, 2, 5, 7, 8, 15, 16, 17, 63, 64, 100, 1000, 1001]:
+        for least in (1, 2, 7, 256):
+            seen = np.zeros(rows, np.int64)
+            spans = []
+
+            def kernel(start: int, stop: int, seen=seen, spans=spans) -> None:
+                spans.append((start, stop))
+                seen[start:stop] += 1
+
+            over_rows(kernel, rows, least=least)
+            assert (seen == 1).all()
+            assert all(start < stop for start, stop in spans)
+            assert len(spans) == (min(count, max(1, rows // least)) if rows else 0)
+            assert min((stop - start for start, stop in spans), default=least) >= min(least, rows)
+
+
+@pytest.mark.usefixtures("torch_threads")
+def test_uses_several_threads():
+    torch.set_num_threads(2)
+    meeting = threading.Barrier(2, timeout=20)  # nobody passes alone
+    names = []
+
+    def kernel(start: int, stop: int) -> None:
+        names.append(threading.current_thread().name)
+        meeting.wait()
+
+    over_rows(kernel, 2, least=1)
+    assert len(set(names)) == 2
+    assert threading.current_thread().name in names
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+@pytest.mark.usefixtures("torch_threads")
+def test_raises_what_a_block_raises(bad):
+    torch.set_num_threads(3)
+
+    def kernel(start: int, stop: int) -> None:
+        if start == bad:
+            raise KeyError(f"block {start}")
+
+    with pytest.raises(KeyError, match=f"block {bad}"):
+        over_rows(kernel, 3, least=1)
+    seen = []
+    over_rows(lambda i, j: seen.append((i, j)), 3, least=1)  # and the pool still works
+    assert sorted(seen) == [(0, 1), (1, 2), (2, 3)]
+
+
+@pytest.mark.usefixtures("torch_threads")
+def test_the_pool_grows_and_is_kept():
+    torch.set_num_threads(2)
+    over_rows(lambda i, j: None, 100, least=1)
+    small = threads._pool
+    torch.set_num_threads(5)
+    over_rows(lambda i, j: None, 100, least=1)
+    large = threads._pool
+    torch.set_num_threads(2)
+    over_rows(lambda i, j: None, 100, least=1)
+    assert threads._pool is large
+    assert threads._pool_size >= 5
+    assert small is not None
+
+
+@pytest.mark.usefixtures("torch_threads")
+def test_several_callers_at_once():
+    torch.set_num_threads(2)
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 3000, 60).tolist()
+
+    def one(rows: int) -> bool:
+        seen = np.zeros(rows, np.int64)
+
+        def kernel(start: int, stop: int) -> None:
+            seen[start:stop] += 1
+
+        over_rows(kernel, rows, least=16)
+        return bool((seen == 1).all())
+
+    with ThreadPoolExecutor(4) as callers:
+        assert all(callers.map(one, sizes))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or sys.platform != "linux", reason="needs fork")
+@pytest.mark.usefixtures("torch_threads")
+def test_works_in_a_child_that_was_forked_after_use():
+    """A DataLoader worker: the parent's pool has no threads there, and waiting for them would last for ever."""
+    torch.set_num_threads(2)
+    over_rows(lambda i, j: None, 100, least=1)
+    assert threads._pool is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: forking beside threads
+        child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            torch.set_num_threads(2)
+            seen = np.zeros(100, np.int64)
+
+            def kernel(start: int, stop: int) -> None:
+                seen[start:stop] += 1
+
+            waiting = threading.Thread(target=over_rows, args=(kernel, 100), kwargs={"least": 1}, daemon=True)
+            waiting.start()
+            waiting.join(20)
+            code = 0 if not waiting.is_alive() and (seen == 1).all() and threads._pool is not None else 2
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    over_rows(lambda i, j: None, 100, least=1)  # the parent's pool is as it was
