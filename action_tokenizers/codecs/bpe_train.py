@@ -88,11 +88,11 @@ def _train(symbol: _Array, first_id: int, merges: int, least_count: int, pairs: 
             touched: Any = n - 1  # the first pass links every pair there is
         else:
             best = -1
-            for s in range(used):
-                if count[s] >= least_count and (
-                    best < 0 or count[s] > count[best] or (count[s] == count[best] and pair[s] < pair[best])
+            for i in range(used):
+                if count[i] >= least_count and (
+                    best < 0 or count[i] > count[best] or (count[i] == count[best] and pair[i] < pair[best])
                 ):
-                    best = s
+                    best = i
             if best < 0:
                 return step
             left, right = np.int32(pair[best] // width), np.int32(pair[best] % width)

@@ -88,7 +88,16 @@ class Comparison:
         lines = [f"| | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
         lines += [f"| {c.heading.strip()} | {' | '.join(self.cells(c))} |" for c in COLUMNS]
         legend = [f"- **{c.heading.strip()}**: {c.meaning}" for c in COLUMNS]
-        return "\n".join([*lines, "", self.caption(), "", *legend, *(f"\nNote: {n}" for n in self.notes), ""])
+        notes = [f"\nNote: {note}" for note in self.notes]
+        return "\n".join([*lines, "", self.caption(), *notes, "", *legend, "", *self._per_dim(), ""])
+
+    def _per_dim(self) -> list[str]:
+        names = self.data["action_names"] or [str(j) for j in range(self.data["action_dim"])]
+        lines = [f"| error (MSE) of dim | {' | '.join(self.rows)} |", f"|---|{'---:|' * len(self.rows)}"]
+        for j, name in enumerate(names):
+            values = (format(row["mse_per_dim"][j], ".2e") for row in self.rows.values())
+            lines.append(f"| {name} | {' | '.join(values)} |")
+        return lines
 
     def caption(self) -> str:
         """Return one line on the data and the unit."""
@@ -156,6 +165,7 @@ def compare(
         "fps": episodes.fps,
         "horizon": horizon,
         "action_dim": episodes.action_dim,
+        "action_names": list(episodes.action_names) if episodes.action_names else None,
         "test_episodes": len(held_out),
         "chunks": len(scene.chunks),
         "stride": stride,
@@ -227,6 +237,11 @@ class _Scene:
         cls, episodes: Episodes, horizon: int, unit: npt.NDArray[np.float64], stride: int, most: int, seed: int
     ) -> "_Scene":
         sample = ChunkSample(most, seed).add(episodes, horizon, stride)
+        if not len(sample):
+            raise ActionShapeError(
+                f"expected a held-out episode of at least the horizon, {horizon} steps, got {len(episodes)} of at most "
+                f"{max(episodes.lengths)}; give a smaller horizon"
+            )
         actions = dict(zip(episodes.names, episodes.actions, strict=True))
         start, episode = sample.start, sample.episode
         has_later = np.array([s + horizon < len(actions[e]) for s, e in zip(start, episode, strict=True)], bool)

@@ -1,0 +1,119 @@
+import json
+
+import numpy as np
+import pytest
+
+from action_tokenizers import (
+    ActionShapeError,
+    ActionValueError,
+    BinningTokenizer,
+    Episodes,
+    FASTTokenizer,
+    KMeansTokenizer,
+    ResidualVQTokenizer,
+)
+from action_tokenizers.data import smooth_episodes
+from action_tokenizers.diagnostics.compare import COLUMNS, compare
+
+
+@pytest.fixture(scope="module")
+def episodes():
+    return smooth_episodes(20, length=(40, 90), action_dim=3, seed=0)
+
+
+def families():
+    return {
+        "binning": BinningTokenizer(horizon=10, bins=32),
+        "kmeans": KMeansTokenizer(horizon=10, codebook_size=16),
+        "residual_vq": ResidualVQTokenizer(horizon=10, levels=2, codebook_size=16),
+        "fast": FASTTokenizer(horizon=10, vocab_size=256),
+    }
+
+
+@pytest.fixture(scope="module")
+def comparison(episodes):
+    return compare(families(), episodes)
+
+
+def test_every_column_is_there_for_every_family(comparison):
+    assert list(comparison.rows) == list(families())
+    for row in comparison.rows.values():
+        assert set(row) >= {column.name for column in COLUMNS}
+        assert row["mse"] > 0
+        assert len(row["mse_per_dim"]) == 3
+
+
+def test_numbers_are_what_the_tokenizers_do(episodes):
+    train, test = episodes.split(0.2, seed=0)
+    tokenizer = BinningTokenizer(horizon=10, bins=32).fit(train)
+    row = compare({"b": tokenizer}, test).rows["b"]
+    windows = np.concatenate([np.lib.stride_tricks.sliding_window_view(a, 10, 0).swapaxes(1, 2) for a in test.actions])
+    unit = (np.concatenate(test.actions).max(0) - np.concatenate(test.actions).min(0)).astype(float) / 2
+    error = (tokenizer.quantize(windows) - windows.astype(float)) / unit
+    assert row["mse"] == pytest.approx((error**2).mean())
+    assert row["max"] == pytest.approx(np.abs(error).max())
+    assert row["tokens"] == row["tokens_p99"] == 30
+    bins = [len(centres) for centres in tokenizer.scalar_cells().centres]
+    assert row["bits"] == pytest.approx(10 * np.log2(bins).sum())
+
+
+def test_the_parts_of_the_error_explain_it(comparison):
+    for row in comparison.rows.values():
+        assert row["clip_mse"] == pytest.approx(comparison.rows["binning"]["clip_mse"])  # one range for all
+        assert row["cell_mse"] <= (np.sqrt(row["mse"]) + np.sqrt(row["clip_mse"])) ** 2 + 1e-12
+
+
+def test_results_but_the_speeds_depend_on_the_arguments_alone(episodes, comparison):
+    again = compare(families(), episodes)
+    for name, row in comparison.rows.items():
+        for column in row:
+            if not column.endswith("_per_s"):
+                assert again.rows[name][column] == row[column], (name, column)
+
+
+def test_fitted_tokenizers_are_measured_on_all_episodes(episodes):
+    tokenizer = BinningTokenizer(horizon=10).fit(episodes)
+    result = compare({"b": tokenizer}, episodes, max_chunks=50)
+    assert result.data["test_episodes"] == len(episodes)
+    assert result.data["chunks"] == 50
+
+
+def test_one_episode_must_be_asked_for(episodes):
+    single = episodes[:1]
+    with pytest.raises(ActionValueError, match="allow-single-episode"):
+        compare({"b": BinningTokenizer(horizon=5)}, single)
+    result = compare({"b": BinningTokenizer(horizon=5)}, single, allow_single_episode=True)
+    assert "not independent" in result.notes[0]
+
+
+def test_short_episodes_are_counted(episodes):
+    short = Episodes.from_arrays([*episodes.actions, *(a[:4] for a in episodes.actions[:10])], fps=10)
+    result = compare({"b": BinningTokenizer(horizon=10)}, short)
+    assert sum(int(note.split()[0]) for note in result.notes) == 10
+
+
+def test_what_cannot_be_compared_is_refused(episodes):
+    with pytest.raises(ActionValueError, match="at least one"):
+        compare({}, episodes)
+    with pytest.raises(ActionShapeError, match="one horizon"):
+        compare({"a": BinningTokenizer(horizon=5), "b": BinningTokenizer(horizon=6)}, episodes)
+    bare = Episodes.from_arrays(episodes.actions)
+    with pytest.raises(ActionShapeError, match="fps"):
+        compare({"a": BinningTokenizer()}, bare)
+    with pytest.raises(ActionShapeError, match="the longest of 89"):
+        compare({"a": BinningTokenizer(horizon=500)}, episodes)
+    fitted = BinningTokenizer(horizon=50).fit(episodes)
+    with pytest.raises(ActionShapeError, match="of at most 20"):
+        compare({"a": fitted}, Episodes.from_arrays([a[:20] for a in episodes.actions], fps=10))
+
+
+def test_markdown_and_json_hold_the_table(comparison):
+    text = comparison.to_markdown()
+    for column in COLUMNS:
+        assert f"| {column.heading.strip()} |" in text
+        assert column.meaning in text
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(line.count("|") == len(families()) + 2 for line in table)
+    data = json.loads(comparison.to_json())
+    assert data["tokenizers"]["fast"]["tokens"] == comparison.rows["fast"]["tokens"]
+    assert data["data"]["horizon"] == 10

@@ -1,0 +1,167 @@
+import json
+
+import numpy as np
+import pytest
+
+from action_tokenizers import ActionTokenizer, Episodes
+from action_tokenizers.cli import DEMO_DATA, main, parse_spec
+from action_tokenizers.data import smooth_episodes
+from action_tokenizers.errors import ActionValueError
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder of demonstrations: six episodes of 40 to 60 steps, 3 dims, 10 frames a second."""
+    folder = tmp_path_factory.mktemp("data")
+    episodes = smooth_episodes(6, length=(40, 60), action_dim=3, seed=0)
+    actions = np.concatenate(episodes.actions)
+    ends = np.cumsum(episodes.lengths)
+    np.savez(folder / "episodes.npz", action=actions, episode_ends=ends, fps=10)
+    return str(folder / "episodes.npz")
+
+
+@pytest.fixture
+def run(capsys):
+    def run(*arguments):
+        code = main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def facts(output):
+    return json.loads(output)
+
+
+def test_demo_leaves_report_and_tokenizers(run, tmp_path):
+    out = tmp_path / "demo"
+    code, text, _ = run("demo", "--out", out)
+    assert code == 0
+    for name in ("binning", "kmeans", "residual_vq", "fast"):
+        assert name in text
+        tokenizer = ActionTokenizer.from_pretrained(out / "tokenizers" / name)
+        assert tokenizer.tokenizer_type == name
+        assert tokenizer.horizon == 16
+    assert "drift" in text
+    assert "error (MSE)" in (out / "comparison.md").read_text()
+    rows = json.loads((out / "comparison.json").read_text())["tokenizers"]
+    # binning is fine and long, residual VQ coarse and short, FAST between them
+    assert rows["binning"]["mse"] < rows["fast"]["mse"] < rows["residual_vq"]["mse"]
+    assert rows["binning"]["tokens"] > rows["fast"]["tokens"] > rows["residual_vq"]["tokens"]
+
+
+def test_fit_encode_decode_info(run, data, tmp_path):
+    folder, ids, actions = tmp_path / "tok", tmp_path / "ids.npz", tmp_path / "actions.npz"
+    code, out, _ = run("fit", "fast:scale=20,vocab_size=300", data, "--out", folder, "--horizon", 8, "--json")
+    assert code == 0
+    assert facts(out)["horizon"] == 8
+    code, out, _ = run("encode", folder, data, "--out", ids, "--fps", 10, "--json")
+    assert code == 0
+    assert facts(out)["chunks"] == sum(n // 8 for n in Episodes.load(data).lengths)
+    code, out, _ = run("decode", folder, ids, "--out", actions, "--json")
+    assert code == 0
+    assert facts(out)["repaired"] == 0
+    tokenizer = ActionTokenizer.from_pretrained(folder)
+    with np.load(ids) as written, np.load(actions) as decoded:
+        assert (decoded["actions"] == tokenizer.decode(written["ids"])).all()
+        first = Episodes.load(data).actions[0][:8]
+        assert np.abs(decoded["actions"][0] - first).max() < 0.2
+    code, out, _ = run("info", folder)
+    assert code == 0
+    assert "fast" in out
+    assert "vocab_size" in out
+
+
+def test_decode_repairs_only_when_asked(run, data, tmp_path):
+    folder, ids, out_file = tmp_path / "tok", tmp_path / "ids.npz", tmp_path / "actions.npz"
+    run("fit", "fast:vocab_size=300", data, "--out", folder, "--horizon", 8)
+    tokenizer = ActionTokenizer.from_pretrained(folder)
+    rows = tokenizer.encode(Episodes.load(data).actions[0][:16].reshape(2, 8, 3))
+    rows[0, 0] = tokenizer.pad_id
+    np.savez(ids, ids=rows)
+    code, out, err = run("decode", folder, ids, "--out", out_file)
+    assert code == 2
+    assert "try_decode" in err
+    assert not out_file.exists()
+    code, out, _ = run("decode", folder, ids, "--out", out_file, "--repair", "--json")
+    assert code == 0
+    assert facts(out)["repaired"] == 1
+    with np.load(out_file) as written:
+        assert written["valid"].tolist() == [False, True]
+
+
+def test_fit_on_two_robots_keeps_a_range_each(run, data, tmp_path):
+    other = tmp_path / "other.npz"
+    np.savez(other, action=5 * np.concatenate(Episodes.load(data).actions), episode_ends=[100], fps=10)
+    code, _out, _ = run("fit", "binning", data, other, "--out", tmp_path / "tok", "--horizon", 8, "--json")
+    assert code == 0
+    tokenizer = ActionTokenizer.from_pretrained(tmp_path / "tok")
+    assert len(tokenizer.range_keys) == 2
+    low, high = tokenizer.range.low, tokenizer.range.high
+    assert float((high - low).max() / (high - low).min()) > 4
+
+
+def test_info_shows_data(run):
+    code, out, _ = run("info", DEMO_DATA, "--json")
+    assert code == 0
+    found = facts(out)
+    assert (found["episodes"], found["frames"], found["action_dim"], found["fps"]) == (75, 7650, 4, 80)
+
+
+def test_compare_types_specs_and_folders(run, data, tmp_path):
+    run("fit", "binning:bins=16", data, "--out", tmp_path / "mine", "--horizon", 8)
+    code, out, _ = run(
+        "compare", data, "fast:vocab_size=300", tmp_path / "mine", "--horizon", 8, "--out", tmp_path / "r", "--json"
+    )
+    assert code == 0
+    assert list(facts(out)["tokenizers"]) == ["fast:vocab_size=300", "mine"]
+    assert json.loads((tmp_path / "r" / "comparison.json").read_text())["data"]["horizon"] == 8
+    code, out, _ = run("compare", data, "--horizon", 8)
+    assert code == 0
+    assert "residual_vq" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["info", "{tmp}/nothing"], "nothing"),
+        (["info", "{tmp}"], "expected"),
+        (["fit", "unheard", "{data}", "--out", "{tmp}/t", "--horizon", "8"], "binning"),
+        (["fit", "fast:wrong=1", "{data}", "--out", "{tmp}/t", "--horizon", "8"], "wrong"),
+        (["fit", "fast:vocab_size=3", "{data}", "--out", "{tmp}/t", "--horizon", "8"], "vocab_size"),
+        (["fit", "fast", "{data}", "--out", "{tmp}/t", "--horizon", "999"], "999"),
+        (["fit", "fast", "{data}", "--out", "{tmp}/file/t", "--horizon", "8"], "file"),
+        (["fit", "fast", "{data}", "--out", "{tmp}/t", "--horizon", "8", "--action", "nix"], "nix"),
+        (["compare", "{data}", "--horizon", "999"], "999"),
+        (["encode", "{tmp}", "{data}", "--out", "{tmp}/x.npz"], "config.json"),
+        (["demo", "--out", "{tmp}/file/demo"], "file"),
+        (["decode", "{tmp}", "{tmp}/none.npz", "--out", "{tmp}/x.npz"], "config.json"),
+    ],
+)
+def test_unusable_input_is_one_line_and_exit_2(run, data, tmp_path, arguments, told):
+    (tmp_path / "file").write_text("not a folder")
+    code, out, err = run(*(a.format(data=data, tmp=tmp_path) for a in arguments))
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("action-tokenizers: ")
+    assert told in err
+
+
+def test_wrong_usage_exits_2(capsys):
+    for arguments in ([], ["nonsense"], ["compare"], ["fit", "fast"]):
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_spec():
+    assert parse_spec("fast") == ("fast", {})
+    assert parse_spec("kmeans:groups=[[0,1],[2]],scope=chunk") == (
+        "kmeans",
+        {"groups": [[0, 1], [2]], "scope": "chunk"},
+    )
+    with pytest.raises(ActionValueError, match="name=value"):
+        parse_spec("fast:20")
