@@ -10,7 +10,7 @@ from torch import nn
 
 from action_tokenizers.data.sample import ChunkSample
 from action_tokenizers.doors import hold_last, is_chunk_list, open_actions, open_ids, open_mask
-from action_tokenizers.errors import ActionShapeError, ActionValueError, NotFittedError, TokenError
+from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError, NotFittedError, TokenError
 from action_tokenizers.hub import PretrainedMixin
 from action_tokenizers.ranges import Range, fit_range
 from action_tokenizers.registry import register
@@ -52,6 +52,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
 
     tokenizer_type: ClassVar[str]
     prefix_decodable: ClassVar[bool] = False
+    size_names: ClassVar[frozenset[str]] = frozenset()  # keys of `_sizes`
     range: Range | None
 
     def __init_subclass__(cls, *, name: str | None = None, **rest: Any) -> None:
@@ -78,7 +79,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
 
     @abstractmethod
     def _fit(self, chunks: torch.Tensor, is_pad: torch.Tensor | None, progress: Progress | None) -> None:
-        """Check the parameters, learn from `chunks (n, t, d)`, set `_sizes`, call `_allocate`, fill the buffers.
+        """Learn from `chunks (n, t, d)`, set `_sizes`, call `_allocate`, fill the buffers.
 
         Padded steps repeat the last real one; `is_pad (n, t)` tells which they are.
         """
@@ -132,8 +133,11 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
             counts[rows, p] = self._allowed(ids[rows, :p], horizon, action_dim).sum(-1)
         return counts
 
+    def _check_params(self) -> None:
+        """Raise ActionValueError or ActionShapeError for parameters outside their domain; facts are known."""
+
     def _check_tensors(self) -> None:
-        """Raise FormatError where loaded buffers contradict each other."""
+        """Raise FormatError where loaded buffers contradict each other; called when all are finite."""
 
     def scalar_cells(self) -> ScalarCells | None:
         """Return exact edges and centres where every value is quantized alone, else None."""
@@ -240,6 +244,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         for key, members in rows.items():
             chunks[members] = fitted.to_unit(actions[members], key)
         try:
+            self._check_params()
             self._fit(chunks if is_pad is None else hold_last(chunks, is_pad), is_pad, progress)
         except BaseException:
             self._forget()  # never half fitted
@@ -506,11 +511,23 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         """Take `facts` as `_facts` gave them and allocate; the loader fills the tensors."""
         self._forget()
         self._horizon, self._action_dim = facts["horizon"], facts["action_dim"]
+        if set(facts["sizes"]) != self.size_names:
+            raise ActionValueError(f"expected the sizes {sorted(self.size_names)}, got {sorted(facts['sizes'])}")
         self._sizes = dict(facts["sizes"])
+        self._check_params()
         empty = torch.empty(len(facts["range_keys"]), facts["action_dim"], dtype=torch.float32)
         self._allocate()
         self.range = Range(empty, empty, facts["range_keys"])
         self._provenance = dict(provenance)
+
+    def _check_loaded(self) -> None:
+        """Refuse loaded tensors that no fit could have left."""
+        for name, tensor in self.named_buffers():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise FormatError(f"{name} holds NaN or inf")
+        fitted = self._fitted_range()
+        fitted.check()
+        self._check_tensors()
 
     def _provenance_of(self, sample: ChunkSample) -> dict[str, Any]:
         from action_tokenizers import __version__

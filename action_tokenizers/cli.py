@@ -263,7 +263,7 @@ def _show(comparison: Comparison, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=comparison.caption(), title_justify="left", caption_justify="left")
+    table = Table()
     table.add_column("held out")
     for name in comparison.rows:
         table.add_column(name, justify="right", no_wrap=True)
@@ -272,6 +272,7 @@ def _show(comparison: Comparison, as_json: bool) -> None:
     console = Console()
     # in a pipe there is no width to fit, and a cut number is no number
     wide = 24 + sum(max(len(name), 9) + 3 for name in comparison.rows)
+    print(comparison.caption())
     Console(width=max(console.width, wide)).print(table)
     for note in comparison.notes:
         print(f"note: {note}")

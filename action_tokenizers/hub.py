@@ -3,9 +3,7 @@
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, Self, cast
@@ -18,6 +16,7 @@ from safetensors.torch import save as save_tensors
 
 from action_tokenizers.card import model_card
 from action_tokenizers.errors import ActionValueError, FormatError, NotFittedError
+from action_tokenizers.folder import write_folder
 from action_tokenizers.ranges import Range
 from action_tokenizers.registry import tokenizer_class
 
@@ -38,7 +37,9 @@ OURS = (
 )
 MOST_CONFIG_BYTES = 16 << 20
 MOST_TENSOR_BYTES = 8 << 30
+MOST_CHUNK_VALUES = 1 << 26
 KEYS = {"model_type", "tokenizer_type", "format_version", "params", "fitted", "provenance", "sha256"}
+Shapes = Mapping[str, tuple[int, ...]]
 FACTS = {"horizon", "action_dim", "vocab_size", "max_tokens", "pad_id", "range_keys", "sizes"}
 
 
@@ -69,11 +70,11 @@ class PretrainedMixin:
             "sha256": hashlib.sha256(tensors).hexdigest(),
         }
         files = {
-            CONFIG: (json.dumps(config, indent=2, allow_nan=False) + "\n").encode(),
             TENSORS: tensors,
             CARD: model_card(config).encode(),
+            CONFIG: _json(config),
         }
-        return _replace_folder(Path(folder), files)
+        return write_folder(folder, files, OURS)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
@@ -88,16 +89,14 @@ class PretrainedMixin:
         if not path.is_dir():
             raise FormatError(f"expected a folder written by save_pretrained, got {str(folder)!r}, which is none")
         config = _read_config(path / CONFIG)
-        found = tokenizer_class(config["tokenizer_type"], distribution=config["provenance"].get("library"))
+        wrote = config["provenance"].get("written_by") or [config["provenance"].get("library", "an unknown library")]
+        found = tokenizer_class(config["tokenizer_type"], distribution=", ".join(map(str, wrote)))
         if not issubclass(found, cls):
-            raise FormatError(f"expected a {cls.__name__} in {path / CONFIG}, got tokenizer_type {found.__name__}")
-        file = path / TENSORS
-        data = _read(file, MOST_TENSOR_BYTES)
-        if hashlib.sha256(data).hexdigest() != config["sha256"]:
-            raise FormatError(f"expected {file} as saved with its {CONFIG}, got other bytes; copy both files again")
-        tokenizer = _skeleton(found, config, path / CONFIG)
-        _fill(tokenizer, data, file)
-        tokenizer._check_tensors()
+            raise FormatError(f"expected a {cls.__name__} in {path / CONFIG}, got a {found.__name__}")
+        tensors = _read_tensors(path / TENSORS, config["sha256"])
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        tokenizer = _skeleton(found, config, path / CONFIG, shapes)
+        _fill(tokenizer, tensors, path / TENSORS)
         return cast(Self, tokenizer)
 
     def _written_provenance(self) -> dict[str, Any]:
@@ -105,6 +104,13 @@ class PretrainedMixin:
         names = packages_distributions().get(module, [module])
         given = dict(self.provenance)  # type: ignore[attr-defined]
         return given if module == "action_tokenizers" else {**given, "written_by": sorted(set(names))}
+
+
+def _json(config: Mapping[str, Any]) -> bytes:
+    try:
+        return (json.dumps(config, indent=2, allow_nan=False) + "\n").encode()
+    except ValueError as error:
+        raise ActionValueError(f"expected finite parameters to save, got {error}") from error
 
 
 def _description(tokenizer: Any) -> dict[str, Any]:
@@ -130,59 +136,90 @@ def _to_json(value: Any) -> Any:
     raise ActionValueError(f"expected parameters that JSON can hold, got a {type(value).__name__}")
 
 
-def _from_json(value: Any, file: Path) -> Any:
+def _from_json(value: Any, file: Path, shapes: Shapes) -> Any:
     if isinstance(value, list):
-        return [_from_json(item, file) for item in value]
+        return [
+            # part i of a tokenizer has its tensors under parts.i
+            _from_json(item, file, {k.removeprefix(f"parts.{i}."): v for k, v in shapes.items()} if shapes else {})
+            for i, item in enumerate(value)
+        ]
     if isinstance(value, dict) and set(value) == {"range"}:
         return Range.from_json(value["range"])
     if isinstance(value, dict) and set(value) == {"tokenizer_type", "params", "fitted"}:
-        return _skeleton(tokenizer_class(value["tokenizer_type"]), value, file)
+        return _skeleton(tokenizer_class(value["tokenizer_type"]), value, file, shapes)
     if isinstance(value, dict):
         raise FormatError(f"expected a range or a tokenizer in the params of {file}, got keys {sorted(value)}")
     return value
 
 
-def _skeleton(cls: Any, config: Mapping[str, Any], file: Path) -> Any:
+def _skeleton(cls: Any, config: Mapping[str, Any], file: Path, shapes: Shapes) -> Any:
     """Build the tokenizer that `config` describes, its tensors without memory behind them."""
-    params, facts = config["params"], config["fitted"]
+    facts = config["fitted"]
+    if facts is not None:
+        _check_facts(facts, file, shapes)
     try:
-        tokenizer = cls(**{name: _from_json(value, file) for name, value in params.items()})
+        params = {name: _from_json(value, file, shapes) for name, value in config["params"].items()}
+        tokenizer = cls(**params)
         if facts is not None:
-            if set(facts) != FACTS:
-                raise FormatError(f"expected the facts {sorted(FACTS)} in {file}, got {sorted(facts)}")
             with torch.device("meta"):
                 tokenizer._restore(facts, config.get("provenance", {}))
             if tokenizer._facts() != facts:
                 raise FormatError(f"expected facts that follow from params and sizes in {file}, got {facts}")
     except FormatError:
         raise
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise FormatError(f"expected the parameters of a {cls.__name__} in {file}, got {error}") from error
     return tokenizer
 
 
-def _fill(tokenizer: Any, data: bytes, file: Path) -> None:
+def _check_facts(facts: Any, file: Path, shapes: Shapes) -> None:
+    """Refuse facts of the wrong kind, or larger than the file they come with, before anything is built from them."""
+    if not isinstance(facts, dict) or set(facts) != FACTS:
+        raise FormatError(f"expected the facts {sorted(FACTS)} in {file}, got {facts}")
+    t, d, keys = facts["horizon"], facts["action_dim"], facts["range_keys"]
+    whole = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in (1 if t is None else t, d))
+    if not whole or (t or 1) * d > MOST_CHUNK_VALUES:
+        raise FormatError(f"expected a horizon and action_dim of a chunk in {file}, got {t!r} and {d!r}")
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise FormatError(f"expected range_keys as a list of names in {file}, got {keys!r}")
+    found = shapes.get("range.low")
+    if found != (len(keys), d):
+        raise FormatError(f"expected tensor 'range.low' of {len(keys)} keys x {d} dims beside {file}, got {found}")
+    if not isinstance(facts["sizes"], dict):
+        raise FormatError(f"expected sizes as an object in {file}, got {facts['sizes']!r}")
+
+
+def _fill(tokenizer: Any, tensors: dict[str, torch.Tensor], file: Path) -> None:
     """Put the file's tensors into the skeleton; names, shapes and dtypes must be exactly the skeleton's."""
     wanted = {name: (tuple(t.shape), t.dtype) for name, t in tokenizer.state_dict().items()}
-    try:
-        loaded = load_tensors(data)
-    except safetensors.SafetensorError as error:
-        raise FormatError(f"expected safetensors in {file}, got {error}; the file is damaged") from error
-    found = {name: (tuple(t.shape), t.dtype) for name, t in loaded.items()}
+    found = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
     for name in sorted(set(wanted) | set(found)):
         if wanted.get(name) != found.get(name):
             raise FormatError(f"expected tensor {name!r} as {wanted.get(name)} in {file}, got {found.get(name)}")
-    tokenizer.load_state_dict(loaded, strict=True, assign=True)
+    tokenizer.load_state_dict(tensors, strict=True, assign=True)
+    try:
+        tokenizer._check_loaded()
+    except ValueError as error:
+        raise FormatError(f"expected tensors of a fitted tokenizer in {file}, got damaged ones: {error}") from error
+
+
+def _read_tensors(file: Path, sha256: Any) -> dict[str, torch.Tensor]:
+    data = _read(file, MOST_TENSOR_BYTES)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise FormatError(f"expected {file} as saved with its {CONFIG}, got other bytes; copy both files again")
+    try:
+        return load_tensors(data)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise FormatError(f"expected safetensors in {file}, got {error}; the file is damaged") from error
 
 
 def _read(file: Path, most: int) -> bytes:
-    try:
-        size = file.stat().st_size
-        if size > most:
-            raise FormatError(f"expected at most {most} bytes in {file}, got {size}")
-        return file.read_bytes()
-    except FileNotFoundError as error:
-        raise FormatError(f"expected {file.name} in {file.parent}, got no such file") from error
+    if not file.is_file():
+        raise FormatError(f"expected {file.name} in {file.parent}, got no such file")
+    size = file.stat().st_size
+    if size > most:
+        raise FormatError(f"expected at most {most} bytes in {file}, got {size}")
+    return file.read_bytes()
 
 
 def _read_config(file: Path) -> dict[str, Any]:
@@ -194,9 +231,10 @@ def _read_config(file: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("model_type") != "action_tokenizer":
         raise FormatError(f"expected an action tokenizer's config in {file}, got something else")
     version = config.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
         raise FormatError(
-            f"expected format_version <= {FORMAT_VERSION} in {file}, got {version!r}; upgrade action-tokenizers"
+            f"expected a format_version of 1 to {FORMAT_VERSION} in {file}, got {version!r}; "
+            "a newer one needs a newer action-tokenizers"
         )
     if set(config) != KEYS:
         raise FormatError(f"expected the keys {sorted(KEYS)} in {file}, got {sorted(config)}")
@@ -205,39 +243,3 @@ def _read_config(file: Path) -> dict[str, Any]:
     if not isinstance(config["provenance"], dict) or not isinstance(config["tokenizer_type"], str):
         raise FormatError(f"expected provenance as object and tokenizer_type as text in {file}, got other types")
     return config
-
-
-def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
-    """Make `folder` hold `files` beside what is not ours: written aside, then renamed into place."""
-    folder = Path(os.path.abspath(folder))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"expected a folder to save to, got the file {folder}")
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        fresh.chmod(0o755 if not folder.exists() else folder.stat().st_mode & 0o7777)
-        for name, data in files.items():
-            (fresh / name).write_bytes(data)
-        if folder.exists():
-            _carry_over(folder, fresh)
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-            os.replace(folder, old)
-            os.replace(fresh, folder)
-            shutil.rmtree(old)
-        else:
-            os.replace(fresh, folder)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    return folder
-
-
-def _carry_over(folder: Path, fresh: Path) -> None:
-    copy: Callable[..., Any] = shutil.copy2
-    for entry in folder.iterdir():
-        if entry.name in OURS:
-            continue
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.copytree(entry, fresh / entry.name, symlinks=True)
-        else:
-            copy(entry, fresh / entry.name, follow_symlinks=False)

@@ -60,11 +60,16 @@ class Range(nn.Module):
             )
         if len(set(keys)) != len(keys):
             raise ActionValueError(f"expected distinct keys, got {list(keys)}")
-        if not lower.is_meta and not bool((torch.isfinite(lower) & torch.isfinite(upper) & (lower <= upper)).all()):
-            raise ActionValueError("expected finite low <= high in every dim of a range; check the values given")
         self.keys = tuple(keys)
         self.register_buffer("low", lower.clone())
         self.register_buffer("high", upper.clone())
+        if not self.low.is_meta:
+            self.check()
+
+    def check(self) -> None:
+        """Raise ActionValueError unless every dim has finite low <= high."""
+        if not bool((torch.isfinite(self.low) & torch.isfinite(self.high) & (self.low <= self.high)).all()):
+            raise ActionValueError("expected finite low <= high in every dim of a range; check the values given")
 
     @property
     def action_dim(self) -> int:

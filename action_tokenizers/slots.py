@@ -12,7 +12,7 @@ __all__ = ["SlotTokenizer"]
 class SlotTokenizer(ActionTokenizer):
     """Base of families whose n-th id always means the same thing, so that `allowed` is a slice.
 
-    A family writes `_slots` instead of `_parse`, `_allowed` and `_max_tokens`.
+    A family writes `_slots` instead of `_parse` and `_allowed`.
     """
 
     @abstractmethod
@@ -43,6 +43,3 @@ class SlotTokenizer(ActionTokenizer):
         n = min(len(count), ids.shape[1])
         choices[:, :n] = count[:n]  # a valid row fills its slots
         return choices
-
-    def _max_tokens(self, horizon: int, action_dim: int) -> int:
-        return len(self._slots(horizon, action_dim)[0])

@@ -713,16 +713,24 @@ def saved_and_loaded_is_the_same(trial: Trial) -> None:
 
 @_check
 def half_precision_leaves_it_alone(trial: Trial) -> None:
-    """A policy cast to another float type, or an autocast region, moves no action."""
+    """A policy cast to another float type moves no action."""
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         tokenizer = copy.deepcopy(trial.fitted).to(dtype)
         _expect(_state(tokenizer) == _state(trial.fitted), f"tensors that .to({dtype}) leaves alone", "others")
         _equal(tokenizer.encode(trial.few), trial.ids, f"the same ids after .to({dtype})")
+
+
+@_check
+def autocast_changes_nothing(trial: Trial) -> None:
+    """In an autocast region, where policies train, ids and actions are the same."""
     with torch.autocast("cpu", torch.bfloat16):
-        under = trial.fitted.encode(trial.actions)
-        actions = trial.fitted.decode(trial.ids)
-    _equal(under, trial.fitted.encode(trial.actions), "the same ids under autocast")
+        tokenizer = trial.fresh().fit(trial.actions)
+        ids, actions = trial.fitted.encode(trial.actions), trial.fitted.decode(trial.ids)
+        quantized = trial.fitted.quantize(torch.from_numpy(trial.few))
+    _expect(_state(tokenizer) == _state(trial.fitted), "the same fit under autocast", "others")
+    _equal(ids, trial.fitted.encode(trial.actions), "the same ids under autocast")
     _equal(actions, trial.fitted.decode(trial.ids), "the same actions under autocast")
+    _equal(quantized, actions, "the same quantized actions under autocast")
 
 
 @_check

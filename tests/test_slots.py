@@ -76,8 +76,9 @@ def test_allowed_is_every_id_after_which_some_chunk_remains(tokenizer):
     for m in range(len(slots) + 1):
         prefixes = sorted({chunk[:m] for chunk in chunks})
         strangers = [(tokenizer.vocab_size,) * m, (-1,) * m] if m else []
-        mask = tokenizer.allowed(np.array([*prefixes, *strangers], np.int64).reshape(-1, m))
-        for prefix, line in zip([*prefixes, *strangers], mask, strict=True):
+        rows = [*prefixes, *strangers]
+        mask = tokenizer.allowed(np.array(rows, np.int64).reshape(len(rows), m))
+        for prefix, line in zip(rows, mask, strict=True):
             expected = {chunk[m] for chunk in chunks if chunk[:m] == prefix and len(chunk) > m}
             assert set(np.flatnonzero(line).tolist()) == expected
 

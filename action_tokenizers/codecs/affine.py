@@ -31,7 +31,8 @@ def to_unit(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Ten
         >>> to_unit(torch.tensor([[0.0, 5.0]]), torch.tensor([0.0, 5.0]), torch.tensor([4.0, 5.0])).tolist()
         [[-1.0, 0.0]]
     """
-    middle, half = _middle_half(low, high)
+    low, high = low.double(), high.double()
+    middle, half = (high + low) / 2, (high - low) / 2
     scale = torch.where(half > 0, 1 / half, torch.zeros_like(half))
     if x.device.type == "cpu":
         return _fused(_to_unit_kernel, x, middle, scale)
@@ -40,22 +41,19 @@ def to_unit(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Ten
 
 def from_unit(z: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
     """Inverse of `to_unit`; `z` outside [-1, 1] is clamped first, so the result is inside the range."""
-    middle, half = _middle_half(low, high)
+    half = (high.double() - low.double()) / 2
     if z.device.type == "cpu":
-        return _fused(_from_unit_kernel, z, middle, half)
-    return (z.double().clamp_(-1, 1) * half + middle).float()
+        return _fused(_from_unit_kernel, z, low, high)
+    # from the nearer end, so that both ends come back exactly however different they are in size
+    value = z.double().clamp_(-1, 1)
+    return torch.where(value < 0, low.double() + (value + 1) * half, high.double() - (1 - value) * half).float()
 
 
-def _middle_half(low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    low, high = low.double(), high.double()
-    return (high + low) / 2, (high - low) / 2
-
-
-def _fused(kernel: Any, x: torch.Tensor, offset: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
-    rows = x.detach().contiguous().view(-1, offset.numel())
+def _fused(kernel: Any, x: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    rows = x.detach().contiguous().view(-1, first.numel())
     out = torch.empty_like(rows)
     source, target = rows.numpy(), out.numpy()
-    a, b = offset.numpy(), factor.numpy()
+    a, b = first.double().numpy(), second.double().numpy()
     over_rows(lambda i, j: kernel(source[i:j], a, b, target[i:j]), len(source), least=4096)
     return out.view(x.shape)
 
@@ -72,8 +70,10 @@ def _to_unit_kernel(x: _Array, middle: _Array, scale: _Array, out: _Array) -> No
 
 
 @numba.njit(cache=True, nogil=True)
-def _from_unit_kernel(z: _Array, middle: _Array, half: _Array, out: _Array) -> None:
+def _from_unit_kernel(z: _Array, low: _Array, high: _Array, out: _Array) -> None:
     for i in range(z.shape[0]):
         for j in range(z.shape[1]):
             value = min(1.0, max(-1.0, np.float64(z[i, j])))
-            out[i, j] = np.float32(value * half[j] + middle[j])
+            half = (high[j] - low[j]) / 2
+            # from the nearer end, so that both ends come back exactly however different they are in size
+            out[i, j] = np.float32(low[j] + (value + 1) * half if value < 0 else high[j] - (1 - value) * half)

@@ -88,7 +88,10 @@ def quantile_cells(values: npt.NDArray[np.float32], k: int) -> Cells:
 
 def level_cells(levels: npt.NDArray[np.float64]) -> Cells:
     """Return one cell per value of ascending `levels`; each decodes to exactly that value."""
-    return (levels[:-1] + levels[1:]) / 2, levels
+    lower, upper = levels[:-1], levels[1:]
+    edges = ((lower + upper) / 2).astype(np.float32).astype(np.float64)
+    # between neighbouring float32 there is no room: the upper one is the first of its own cell
+    return np.where(edges > lower, edges, upper), levels
 
 
 def bin_index(values: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
@@ -96,7 +99,7 @@ def bin_index(values: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
 
     Args:
         values: `(m, d)` float32, finite.
-        edges: `(d, k - 1)` float32, rows ascending, filled up with +inf.
+        edges: `(d, k - 1)` float32, rows ascending; short ones are filled up with a number above every value.
     """
     if values.device.type != "cpu":
         return torch.searchsorted(edges, values.T.contiguous(), right=True).T

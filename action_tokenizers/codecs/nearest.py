@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from action_tokenizers.codecs.threads import over_rows
+
 __all__ = ["fit_codebook", "nearest"]
 
 _Array = npt.NDArray[Any]
@@ -36,50 +38,59 @@ def nearest(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     out = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     # about their middle vectors and codewords are short, and so are the rounding errors of their products
     middle = codebook.double().mean(0)
-    near = (codebook.double() - middle).to(codebook.dtype)
+    near = (codebook.double() - middle).float()
     norms = near.square().sum(1)
     reach = norms.max().sqrt()
     rows = max(1, BLOCK // len(codebook))
     for start in range(0, len(vectors), rows):
         block = vectors[start : start + rows]
-        short = (block.double() - middle).to(codebook.dtype)
+        short = (block.double() - middle).float()
         scores = torch.addmm(norms, short, near.T, alpha=-2)
-        best, index = scores.min(1)
         # a few float32 ulps of the largest term in a score
-        close = scores <= (best + 4e-6 * (short.norm(dim=1) + reach).square())[:, None]
-        unsure = (close.sum(1) > 1).nonzero()[:, 0]
-        if len(unsure):
-            index[unsure] = _settle(block[unsure], codebook, close[unsure])
-        out[start : start + len(block)] = index
+        margin = 4e-6 * (short.norm(dim=1) + reach).square()
+        out[start : start + len(block)] = _pick(scores, margin, block, codebook)
     return out
 
 
-def _settle(vectors: torch.Tensor, codebook: torch.Tensor, close: torch.Tensor) -> torch.Tensor:
-    """Return the nearest of each vector's candidates `close (n, k)`, by float64 sums in a fixed order."""
-    out = torch.empty(len(vectors), dtype=torch.int64)
-    # few rows are unsure, so a device does not pay for a kernel of its own
-    _nearest_of(
-        vectors.double().cpu().contiguous().numpy(),
-        codebook.cpu().contiguous().numpy(),
-        close.cpu().numpy(),
-        out.numpy(),
-    )
-    return out.to(vectors.device)
+def _pick(scores: torch.Tensor, margin: torch.Tensor, vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+    """Return the codeword of least score `(n, k)`; within `margin (n,)` of it, the truly nearest one."""
+    if scores.device.type == "cpu":
+        index = torch.empty(len(scores), dtype=torch.int64)
+        s, m, x, c, out = (a.contiguous().numpy() for a in (scores, margin, vectors, codebook, index))
+        over_rows(lambda i, j: _pick_rows(s[i:j], m[i:j], x[i:j], c, out[i:j]), len(s), least=512)
+        return index
+    best, index = scores.min(1)
+    close = scores <= (best + margin)[:, None]
+    for row in (close.sum(1) > 1).nonzero()[:, 0].tolist():
+        candidates = close[row].nonzero()[:, 0]
+        distances = (codebook[candidates].double() - vectors[row].double()).square().sum(1)
+        index[row] = candidates[distances.argmin()]
+    return index
 
 
 @numba.njit(cache=True, nogil=True)
-def _nearest_of(vectors: _Array, codebook: _Array, close: _Array, out: _Array) -> None:
-    for i in range(len(vectors)):
+def _pick_rows(scores: _Array, margin: _Array, vectors: _Array, codebook: _Array, out: _Array) -> None:
+    for i in range(len(scores)):
+        best = 0
+        for k in range(1, scores.shape[1]):
+            if scores[i, k] < scores[i, best]:
+                best = k
+        limit = scores[i, best] + margin[i]
+        close = 0
+        for k in range(scores.shape[1]):
+            close += scores[i, k] <= limit
+        out[i] = best
+        if close == 1:
+            continue
         least = np.inf
-        for k in range(len(codebook)):
-            if not close[i, k]:
-                continue
-            total = 0.0
-            for j in range(vectors.shape[1]):
-                total += (vectors[i, j] - codebook[k, j]) ** 2
-            if total < least:
-                least = total
-                out[i] = k
+        for k in range(scores.shape[1]):
+            if scores[i, k] <= limit:
+                total = 0.0
+                for j in range(vectors.shape[1]):
+                    total += (np.float64(vectors[i, j]) - np.float64(codebook[k, j])) ** 2
+                if total < least:
+                    least = total
+                    out[i] = k
 
 
 def fit_codebook(vectors: torch.Tensor, k: int, seed: int) -> torch.Tensor:

@@ -18,6 +18,7 @@ from action_tokenizers.codecs.bpe_train import BARRIER
 __all__ = [
     "Alphabet",
     "Tables",
+    "alphabet_size",
     "build_tables",
     "choose_alphabet",
     "count_values",
@@ -39,14 +40,18 @@ class Alphabet(NamedTuple):
     radix: int  # 0: every coefficient has a symbol
 
     @property
-    def high_digits(self) -> int:
-        """Number of high-digit ids."""
-        return math.ceil((2 * self.bound + 1) / self.radix) if self.radix else 0
-
-    @property
     def size(self) -> int:
         """Ids before the first merge."""
-        return len(self.values) + self.high_digits + self.radix
+        return alphabet_size(len(self.values), self.bound, self.radix)
+
+
+def alphabet_size(values: int, bound: int, radix: int) -> int:
+    """Return the number of base symbols and digits of an alphabet with `values` coefficients of their own."""
+    return values + _high_digits(bound, radix) + radix
+
+
+def _high_digits(bound: int, radix: int) -> int:
+    return -(-(2 * bound + 1) // radix) if radix else 0
 
 
 class Tables(NamedTuple):
@@ -83,7 +88,7 @@ def choose_alphabet(counts: npt.NDArray[np.int64], room: int, least_count: int) 
     if len(counts) <= room and bool((counts >= least_count).all()):
         return Alphabet(np.arange(-bound, bound + 1, dtype=np.int32), bound, 0)
     radix = math.isqrt(len(counts) - 1) + 1
-    digits = math.ceil(len(counts) / radix) + radix
+    digits = _high_digits(bound, radix) + radix
     if room < min(1 + digits, len(counts)):
         raise ValueError(f"{min(1 + digits, len(counts))} ids")
     if room < 1 + digits or len(counts) <= 1 + digits:
@@ -97,7 +102,7 @@ def choose_alphabet(counts: npt.NDArray[np.int64], room: int, least_count: int) 
 
 def build_tables(alphabet: Alphabet, pairs: npt.NDArray[np.int32]) -> Tables:
     """Prepare an alphabet and its merges `(m, 2)` for the kernels."""
-    m, high_digits = len(alphabet.values), alphabet.high_digits
+    m, high_digits = len(alphabet.values), _high_digits(alphabet.bound, alphabet.radix)
     merges = build_merges(alphabet.size, pairs, blank=int(np.searchsorted(alphabet.values, 0)))
     symbol = np.full(2 * alphabet.bound + 1, -1, np.int32)
     symbol[alphabet.values + alphabet.bound] = np.arange(m)

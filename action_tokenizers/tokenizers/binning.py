@@ -22,6 +22,9 @@ from action_tokenizers.slots import SlotTokenizer
 
 __all__ = ["BinningTokenizer"]
 
+# an edge no value reaches: range units end at 1
+BEYOND = 2.0
+
 
 class BinningTokenizer(SlotTokenizer, name="binning"):
     """Quantize every value alone; ids run step by step, within a step dim by dim.
@@ -50,7 +53,9 @@ class BinningTokenizer(SlotTokenizer, name="binning"):
 
     STRATEGIES: ClassVar[tuple[str, ...]] = ("uniform", "quantile", "gaussian", "mu_law")
 
-    edges: torch.Tensor  # (d, k - 1) range units, filled up with +inf
+    size_names = frozenset({"bins"})
+
+    edges: torch.Tensor  # (d, k - 1) range units, filled up with BEYOND
     centres: torch.Tensor  # (d, k)
     neutral: torch.Tensor  # (d,) the cell nearest the mean of the data
 
@@ -87,7 +92,7 @@ class BinningTokenizer(SlotTokenizer, name="binning"):
     def _fit(self, chunks: torch.Tensor, is_pad: torch.Tensor | None, progress: Progress | None) -> None:
         steps = chunks.flatten(0, 1) if is_pad is None else chunks[~is_pad]
         values = steps.numpy()
-        bins = self._asked_bins(values.shape[1])
+        bins = self._asked_bins()
         cells = [self._cells(values[:, j], k) for j, k in enumerate(bins)]
         self._sizes = {"bins": [len(centres) for _, centres in cells]}
         self._allocate()
@@ -98,18 +103,21 @@ class BinningTokenizer(SlotTokenizer, name="binning"):
         mean = steps.double().mean(0)
         self.neutral.copy_((self.centres.double() - mean[:, None]).abs().argmin(1))
 
-    def _asked_bins(self, action_dim: int) -> list[int]:
+    def _asked_bins(self) -> list[int]:
+        asked, d = self._params["bins"], self._action_dim or 0
+        return [asked] * d if isinstance(asked, int) else [int(k) for k in asked]
+
+    def _check_params(self) -> None:
         asked = self._params["bins"]
-        bins = [asked] * action_dim if isinstance(asked, int) else list(asked)
-        if len(bins) != action_dim:
-            raise ActionShapeError(f"expected bins= one number or {action_dim} (one per dim), got {len(bins)}")
-        if any(isinstance(k, bool) or int(k) != k or k < 2 for k in bins):
-            raise ActionValueError(f"expected bins >= 2 in every dim, got {asked}")
+        bins = [asked] if isinstance(asked, int | float) else list(asked)
+        if any(isinstance(k, bool) or int(k) != k or k < 2 for k in bins) or isinstance(asked, float):
+            raise ActionValueError(f"expected bins an integer >= 2, or one per dim, got {asked}")
+        if not isinstance(asked, int) and len(bins) != self._action_dim:
+            raise ActionShapeError(f"expected bins= one number or {self._action_dim} (one per dim), got {len(bins)}")
         if self._params["strategy"] not in self.STRATEGIES:
             raise ActionValueError(f"expected strategy among {list(self.STRATEGIES)}, got {self._params['strategy']!r}")
         if not self._params["mu"] > 0:
             raise ActionValueError(f"expected mu > 0, got {self._params['mu']}")
-        return [int(k) for k in bins]
 
     def _cells(self, values: npt.NDArray[np.float32], k: int) -> Cells:
         ends = np.array([values.min(), values.max()])
@@ -127,7 +135,7 @@ class BinningTokenizer(SlotTokenizer, name="binning"):
 
     def _allocate(self) -> None:
         d, k = len(self._sizes["bins"]), max(self._sizes["bins"])
-        self.register_buffer("edges", torch.full((d, k - 1), torch.inf, dtype=torch.float32))
+        self.register_buffer("edges", torch.full((d, k - 1), BEYOND, dtype=torch.float32))
         self.register_buffer("centres", torch.zeros(d, k, dtype=torch.float32))
         self.register_buffer("neutral", torch.zeros(d, dtype=torch.int64))
 
@@ -135,10 +143,13 @@ class BinningTokenizer(SlotTokenizer, name="binning"):
         bins = torch.tensor(self._sizes["bins"])
         used = torch.arange(self.edges.shape[1]) < bins[:, None] - 1
         ascending = (self.edges[:, 1:] >= self.edges[:, :-1]).all() if self.edges.shape[1] else True
-        if not (ascending and torch.equal(torch.isfinite(self.edges), used) and self.centres.abs().max() <= 1):
+        if not (ascending and torch.equal(self.edges <= 1, used) and self.centres.abs().max() <= 1):
             raise FormatError("expected ascending edges and centres within [-1, 1], got others; the file is damaged")
         if not bool(((self.neutral >= 0) & (self.neutral < bins)).all()):
             raise FormatError("expected neutral cells that exist, got others; the file is damaged")
+
+    def _max_tokens(self, horizon: int, action_dim: int) -> int:
+        return horizon * action_dim
 
     def _first_ids(self) -> torch.Tensor:
         bins = torch.tensor(self._sizes["bins"], device=self.centres.device)

@@ -16,6 +16,7 @@ from action_tokenizers.codecs.dct import coefficient_bound, dct_matrix, dct_roun
 from action_tokenizers.codecs.symbols import (
     Alphabet,
     Tables,
+    alphabet_size,
     build_tables,
     choose_alphabet,
     count_values,
@@ -30,7 +31,10 @@ from action_tokenizers.errors import ActionValueError, FormatError
 
 __all__ = ["FASTTokenizer"]
 
+# chunks between two kernels, few enough to stay in cache
 PIECE = 64
+MOST_HORIZON = 4096
+MOST_COEFFICIENT = 1 << 20
 
 
 class FASTTokenizer(ActionTokenizer, name="fast"):
@@ -57,6 +61,7 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
     """
 
     prefix_decodable = True
+    size_names = frozenset({"alphabet", "radix", "merges"})
 
     alphabet: torch.Tensor  # (m,) int32, coefficients that have a symbol, ascending
     merges: torch.Tensor  # (merges, 2) int32, ids that a merge joins
@@ -87,26 +92,29 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
 
     def _alphabet_size(self) -> int:
         # the sizes alone decide it, so that a config says how wide a policy's head is
-        values = np.zeros(self._sizes["alphabet"], np.int32)
-        return Alphabet(values, self._bound(), self._sizes["radix"]).size
+        return alphabet_size(self._sizes["alphabet"], self._bound(), self._sizes["radix"])
 
     def _bound(self) -> int:
         return coefficient_bound(self._horizon or 0, self._params["scale"])
 
-    # ---- fit ------------------------------------------------------------------------------------------------
-
-    def _fit(self, chunks: torch.Tensor, is_pad: torch.Tensor | None, progress: Progress | None) -> None:
-        size, scale = self._params["vocab_size"], self._params["scale"]
+    def _check_params(self) -> None:
+        size, scale, horizon = self._params["vocab_size"], self._params["scale"], self._horizon or 1
         if isinstance(size, bool) or not isinstance(size, int) or size < 2:
             raise ActionValueError(f"expected vocab_size an integer >= 2, got {size!r}")
-        if isinstance(scale, bool) or not scale > 0 or self._bound() > 1 << 20:
-            raise ActionValueError(f"expected 0 < scale < {(1 << 20) // (self._horizon or 1)}, got {scale!r}")
+        # the DCT is a matrix of horizon x horizon, the alphabet a table of all coefficients
+        if horizon > MOST_HORIZON:
+            raise ActionValueError(f"expected a horizon of at most {MOST_HORIZON} steps, got {horizon}")
+        most = MOST_COEFFICIENT / horizon**0.5
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= most:
+            raise ActionValueError(f"expected 0 < scale <= {most:.0f} at horizon {horizon}, got {scale!r}")
+
+    def _fit(self, chunks: torch.Tensor, is_pad: torch.Tensor | None, progress: Progress | None) -> None:
         if progress is not None:
             progress("dct", 0, 2)
         coefficients = self._coefficients(chunks.numpy())
         if progress is not None:
             progress("bpe", 1, 2)
-        alphabet, pairs = self._learn(coefficients, size - 1)
+        alphabet, pairs = self._learn(coefficients, self._params["vocab_size"] - 1)
         self._sizes = {"alphabet": len(alphabet.values), "radix": alphabet.radix, "merges": len(pairs)}
         self._allocate()
         self.alphabet.copy_(torch.from_numpy(alphabet.values))
@@ -169,8 +177,6 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
                 "expected an ascending alphabet with 0 and merges of earlier ids that fit a chunk, got others; "
                 "the file is damaged"
             )
-
-    # ---- codec ----------------------------------------------------------------------------------------------
 
     def _tables(self) -> Tables:
         """Return the kernels' arrays, built at the first call after fit or load."""

@@ -32,6 +32,7 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
         ((200, 8), 32)
     """
 
+    size_names = frozenset({"codewords"})
     SCOPES: ClassVar[tuple[str, ...]] = ("step", "chunk")
 
     def __init__(
@@ -78,7 +79,6 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
             )
 
     def _fit(self, chunks: torch.Tensor, is_pad: torch.Tensor | None, progress: Progress | None) -> None:
-        self._check_params()
         whole = self._params["scope"] == "chunk"
         codebooks = []
         for g, dims in enumerate(self._groups()):
@@ -107,6 +107,9 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
     def _first_ids(self) -> list[int]:
         sizes = self._sizes["codewords"]
         return [sum(sizes[:g]) for g in range(len(sizes))]
+
+    def _max_tokens(self, horizon: int, action_dim: int) -> int:
+        return self._places(horizon) * len(self._sizes["codewords"])
 
     def _slots(self, horizon: int, action_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
         device = self._codebook(0).device

@@ -39,6 +39,7 @@ class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
     """
 
     prefix_decodable = True
+    size_names = frozenset({"codewords", "basis"})
     LATENTS: ClassVar[tuple[str, ...]] = ("identity", "pca")
 
     mean: torch.Tensor  # (t * d,)
@@ -84,7 +85,6 @@ class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
             raise ActionValueError(f"expected latent_dim None, a positive integer or a share below 1, got {size!r}")
 
     def _fit(self, chunks: torch.Tensor, is_pad: torch.Tensor | None, progress: Progress | None) -> None:
-        self._check_params()
         flat = chunks.flatten(1)
         mean, basis = self._latent_space(flat)
         left = self._project(flat, mean, basis)
@@ -137,6 +137,9 @@ class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
 
     def _levels(self) -> list[torch.Tensor]:
         return [book[:k] for book, k in zip(self.codebooks, self._sizes["codewords"], strict=True)]
+
+    def _max_tokens(self, horizon: int, action_dim: int) -> int:
+        return len(self._sizes["codewords"])
 
     def _slots(self, horizon: int, action_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
         count = torch.tensor(self._sizes["codewords"], device=self.mean.device)

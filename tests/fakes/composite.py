@@ -129,7 +129,7 @@ class CompositeTokenizer(ActionTokenizer, name="toy_composite"):
         return torch.stack([count for _, _, _, count, _ in split]).sum(0), split[-1][-1]
 
     def _decode(self, ids: torch.Tensor, kept: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
-        out = torch.empty(len(ids), horizon, action_dim, device=ids.device)
+        out = torch.empty(len(ids), horizon, action_dim, dtype=torch.float32, device=ids.device)
         for part, dims, own, count, _ in self._split(ids, kept, horizon):
             out[:, :, dims] = part._decode(own, count, horizon, len(dims))
         return out

@@ -188,7 +188,7 @@ def accept_repair(tokenizer: ActionTokenizer, train: np.ndarray, held_out: np.nd
     """The repair error falls with the length kept, and beats the mean action."""
     errors, mean_action = repair_errors(tokenizer, train, held_out)
     assert all(b < a for a, b in itertools.pairwise(errors)), errors
-    assert errors[0] <= 1.02 * mean_action, (errors, mean_action)  # no ids at all: as good as the mean action
+    assert errors[0] <= 1.05 * mean_action, (errors, mean_action)  # no ids at all: about the mean action
     assert errors[1] < 0.95 * mean_action, (errors, mean_action)
     return errors, mean_action
 

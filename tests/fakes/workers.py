@@ -3,7 +3,9 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader
@@ -15,25 +17,43 @@ import sys
 import numpy as np
 from action_tokenizers import ActionTokenizer
 folder = sys.argv[1]
-tokenizer = ActionTokenizer.from_pretrained(folder + "/tokenizer")
-ids = tokenizer.encode(np.load(folder + "/actions.npy"))
-np.savez(folder + "/found.npz", ids=ids, actions=tokenizer.decode(ids))
+actions = np.load(folder + "/actions.npy")
+for i in range(int(sys.argv[2])):
+    tokenizer = ActionTokenizer.from_pretrained(f"{folder}/{i}")
+    ids = tokenizer.encode(actions)
+    np.savez(f"{folder}/{i}.npz", ids=ids, actions=tokenizer.decode(ids))
 """
 
 
-def encode_in_workers(tokenizer: ActionTokenizer, actions: np.ndarray, start: str) -> None:
+class EncodeWith:
+    """A collate function that spawned workers can import: the ids of a batch under each tokenizer."""
+
+    def __init__(self, tokenizers: Sequence[ActionTokenizer]) -> None:
+        self.tokenizers = tokenizers
+
+    def __call__(self, batch: list[np.ndarray]) -> list[np.ndarray]:
+        return [tokenizer.encode(batch) for tokenizer in self.tokenizers]
+
+
+def _rows(tokenizer: ActionTokenizer, ids: Any) -> list[list[int]]:
+    return [row[:m].tolist() for row, m in zip(ids, tokenizer.length(ids), strict=True)]
+
+
+def encode_in_workers(tokenizers: Sequence[ActionTokenizer], actions: np.ndarray, start: str) -> None:
     """Two DataLoader workers encode after the parent has; their ids are the parent's."""
-    expected = tokenizer.encode(actions)  # before the workers start: what it leaves behind must not kill them
+    # the parent first, on all its threads: what that leaves behind must not kill the workers
+    expected = [_rows(tokenizer, tokenizer.encode(actions)) for tokenizer in tokenizers]
     loader = DataLoader(
         list(actions),
         batch_size=len(actions) // 4,
-        collate_fn=tokenizer.encode,
+        collate_fn=EncodeWith(tokenizers),
         num_workers=2,
         multiprocessing_context=start,
+        timeout=120,
     )
-    found = list(loader)
-    rows = [tuple(row[: int(tokenizer.length(row))]) for ids in found for row in ids]
-    assert rows == [tuple(row[: int(tokenizer.length(row))]) for row in expected]
+    batches = list(loader)
+    for i, tokenizer in enumerate(tokenizers):
+        assert [row for batch in batches for row in _rows(tokenizer, batch[i])] == expected[i]
 
 
 def encode_in_threads(tokenizer: ActionTokenizer, actions: np.ndarray) -> None:
@@ -46,7 +66,7 @@ def encode_in_threads(tokenizer: ActionTokenizer, actions: np.ndarray) -> None:
     def work() -> None:
         barrier.wait()
         try:
-            for _ in range(8):
+            for _ in range(4):
                 if not np.array_equal(tokenizer.encode(actions), ids):
                     wrong.append("ids")
                 if not np.array_equal(tokenizer.decode(ids), decoded):
@@ -62,12 +82,15 @@ def encode_in_threads(tokenizer: ActionTokenizer, actions: np.ndarray) -> None:
     assert not wrong
 
 
-def encode_in_another_process(tokenizer: ActionTokenizer, actions: np.ndarray, folder: Path) -> None:
-    """A fresh interpreter that loads the folder gives the same ids and actions, bit for bit."""
-    tokenizer.save_pretrained(folder / "tokenizer")
+def encode_in_another_process(tokenizers: Sequence[ActionTokenizer], actions: np.ndarray, folder: Path) -> None:
+    """A fresh interpreter that loads the folders gives the same ids and actions, bit for bit."""
+    for i, tokenizer in enumerate(tokenizers):
+        tokenizer.save_pretrained(folder / str(i))
     np.save(folder / "actions.npy", actions)
-    subprocess.run([sys.executable, "-W", "error", "-c", SCRIPT, str(folder)], check=True, timeout=300)
-    found = np.load(folder / "found.npz")
-    ids = tokenizer.encode(actions)
-    np.testing.assert_array_equal(found["ids"], ids)
-    np.testing.assert_array_equal(found["actions"], tokenizer.decode(ids))
+    command = [sys.executable, "-W", "error", "-c", SCRIPT, str(folder), str(len(tokenizers))]
+    subprocess.run(command, check=True, timeout=300)
+    for i, tokenizer in enumerate(tokenizers):
+        found = np.load(folder / f"{i}.npz")
+        ids = tokenizer.encode(actions)
+        np.testing.assert_array_equal(found["ids"], ids)
+        np.testing.assert_array_equal(found["actions"], tokenizer.decode(ids))

@@ -1,0 +1,70 @@
+"""Write several files into a folder, all or none."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+__all__ = ["write_folder"]
+
+
+def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes], ours: Iterable[str]) -> Path:
+    """Make `folder` hold `files`, and of the names `ours` only these; whatever else lies there stays.
+
+    A new folder is written aside and renamed into place. In an existing one every file is replaced by a rename
+    and put back if a later one fails; the folder itself is never swapped, since somebody may be working in it.
+
+    Args:
+        folder: created if missing, with its parents; a link is followed.
+        files: name -> content, the one that makes the rest valid last.
+        ours: every name that an earlier write may have left.
+
+    Returns:
+        The folder's absolute path.
+
+    Raises:
+        OSError: it cannot be written; the folder is as it was.
+    """
+    target = Path(os.path.realpath(folder))
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"expected a folder to save to, got the file {target}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    name = f".saving-{secrets.token_hex(8)}"
+    aside = (target if target.exists() else target.parent) / name
+    try:
+        aside.mkdir()
+        if not target.exists():
+            _write(aside, files)
+            os.replace(aside, target)
+            return target
+        for part in ("new", "old"):
+            (aside / part).mkdir()
+        _write(aside / "new", files)
+        for old in ours:
+            if (target / old).exists():
+                shutil.copy2(target / old, aside / "old" / old)
+        _swap(target, aside, files, ours)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return target
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+
+
+def _swap(target: Path, aside: Path, files: Iterable[str], ours: Iterable[str]) -> None:
+    try:
+        for name in files:
+            os.replace(aside / "new" / name, target / name)
+        for name in set(ours) - set(files):
+            (target / name).unlink(missing_ok=True)
+    except BaseException:
+        for name in ours:
+            if (aside / "old" / name).exists():
+                os.replace(aside / "old" / name, target / name)
+            else:
+                (target / name).unlink(missing_ok=True)
+        raise
