@@ -8,11 +8,13 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import nn
 
+from action_tokenizers.data.relative import Relative
 from action_tokenizers.data.sample import ChunkSample
 from action_tokenizers.doors import hold_last, is_chunk_list, open_actions, open_ids, open_mask
-from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError, NotFittedError, TokenError
+from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError, NotFittedError
 from action_tokenizers.hub import PretrainedMixin
 from action_tokenizers.ranges import Range, fit_range
+from action_tokenizers.reading import Reading
 from action_tokenizers.registry import register
 
 __all__ = ["ActionTokenizer", "Progress", "ScalarCells"]
@@ -69,8 +71,6 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         self._provenance: dict[str, Any]
         self._params: dict[str, Any] = {"horizon": horizon, "range": range, **own}
         self._forget()
-
-    # ---- what a family writes -------------------------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -143,8 +143,6 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         """Return exact edges and centres where every value is quantized alone, else None."""
         return None
 
-    # ---- facts ----------------------------------------------------------------------------------------------
-
     @property
     def is_fitted(self) -> bool:
         """Whether `fit` or `from_pretrained` has run."""
@@ -187,7 +185,11 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         """What it was fitted on: library version, data sets, keys, fps, chunk count, sample digest."""
         return self._provenance
 
-    # ---- parameters -----------------------------------------------------------------------------------------
+    @property
+    def relative(self) -> Relative | None:
+        """How the actions it was fitted on were made relative; `relative.invert(decoded, reference)` undoes it."""
+        stored = self._provenance.get("relative")
+        return None if stored is None else Relative.from_json(stored)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters as they were asked; the facts say what came of them."""
@@ -205,8 +207,6 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         self._params.update(params)
         self._forget()
         return self
-
-    # ---- the calls ------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def fit(self, data: Any, *, progress: Progress | None = None) -> Self:
@@ -417,8 +417,6 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         asked = ", ".join(f"{name}={value!r}" for name, value in self._params.items())
         return f"{asked}; {self._facts()}" if self.is_fitted else f"{asked}; not fitted"
 
-    # ---- machinery ------------------------------------------------------------------------------------------
-
     def _forget(self) -> None:
         self.range = None
         self._horizon = None
@@ -445,7 +443,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         t, d = (fitted if given is None else given for given, fitted in facts.values())
         return int(t or 0), int(d or 0)
 
-    def _read(self, ids: Any, horizon: int | None, action_dim: int | None) -> "_Read":
+    def _read(self, ids: Any, horizon: int | None, action_dim: int | None) -> Reading:
         fitted = self._fitted_range()
         t, d = self._shape(horizon, action_dim)
         rows, give_back = open_ids(ids, fitted.low.device, self.pad_id)
@@ -457,9 +455,9 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
             content = (~is_pad).cumprod(-1).sum(-1)
             # pads may follow a chunk or a prefix, nothing may follow pads
             begins = is_pad.sum(-1) + content == rows.shape[1]
-        return _Read(self, rows, give_back, t, d, kept, complete, begins & (kept == content))
+        return Reading(rows, give_back, t, d, kept, complete, begins & (kept == content), self.vocab_size, self.pad_id)
 
-    def _actions(self, read: "_Read", key: str | None) -> torch.Tensor:
+    def _actions(self, read: Reading, key: str | None) -> torch.Tensor:
         chunks = self._decode(read.rows, read.kept, read.horizon, read.action_dim)
         return self._fitted_range().from_unit(chunks, key)
 
@@ -539,6 +537,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
             "fps": sample.fps,
             "chunks": len(sample.actions),
             "sample": sample.digest(),
+            "relative": None if sample.relative is None else sample.relative.to_json(),
         }
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
@@ -550,42 +549,6 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
 
         super()._apply(keep_dtype, recurse)  # type: ignore[no-untyped-call]
         return self
-
-
-@dataclass(frozen=True)
-class _Read:
-    """One call's ids, opened and parsed."""
-
-    tokenizer: ActionTokenizer
-    rows: torch.Tensor
-    give_back: Callable[[torch.Tensor], Any]
-    horizon: int
-    action_dim: int
-    kept: torch.Tensor
-    complete: torch.Tensor
-    begins: torch.Tensor  # the ids before the pads begin a chunk
-
-    @property
-    def valid(self) -> torch.Tensor:
-        return self.begins & self.complete
-
-    def refuse_unless(self, fine: torch.Tensor) -> None:
-        if bool(fine.all()):
-            return
-        row = int((~fine).nonzero()[0])
-        kept, ids = int(self.kept[row]), self.rows[row]
-        pad = self.tokenizer.pad_id
-        if bool(self.complete[row]):
-            what = f"{len(ids) - kept} more after the {kept} that complete the chunk"
-        elif kept == len(ids) or int(ids[kept]) == pad:
-            what = f"an end after {kept}, before the chunk is complete"
-        else:
-            what = f"id {int(ids[kept])} at position {kept}, which cannot stand there"
-        raise TokenError(
-            f"expected the ids of a chunk ({self.horizon}, {self.action_dim}) in 0..{self.tokenizer.vocab_size - 1}"
-            f"{'' if pad is None else f', then only the pad {pad}'}, got {what} (row {row}, {int((~fine).sum())} of "
-            f"{len(fine)} rows); generate under allowed(), or repair with try_decode"
-        )
 
 
 def _is_bare_episodes(data: Any) -> bool:

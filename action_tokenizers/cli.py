@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from action_tokenizers import __version__
 from action_tokenizers.base import ActionTokenizer, Progress
-from action_tokenizers.data import ChunkSample, Episodes, chunks, default_horizon
+from action_tokenizers.data import ChunkSample, Episodes, Relative, chunks, default_horizon
 from action_tokenizers.diagnostics.compare import COLUMNS, Comparison, compare
 from action_tokenizers.diagnostics.error import two_valued
 from action_tokenizers.errors import ActionTokenizerError, ActionValueError, FormatError
@@ -73,9 +74,6 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
     return kind, params
 
 
-# ---- verbs ----------------------------------------------------------------------------------------------------
-
-
 def _demo(options: argparse.Namespace) -> None:
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -102,8 +100,9 @@ def _fit(options: argparse.Namespace) -> None:
     horizon = params.get("horizon") or default_horizon(sources[0])
     if horizon is None:
         raise ActionValueError(f"expected --horizon, because {sources[0].source} does not say its fps")
+    relative = Relative(options.relative_to, options.angles) if options.relative_to else None
     for episodes in sources:
-        sample.add(episodes, horizon, options.stride)
+        sample.add(episodes, horizon, options.stride, relative)
     with _progress() as progress:
         tokenizer.fit(sample, progress=progress)
     folder = tokenizer.save_pretrained(options.out)
@@ -117,11 +116,14 @@ def _encode(options: argparse.Namespace) -> None:
     horizon = options.horizon or tokenizer.horizon or default_horizon(episodes)
     if horizon is None:
         raise ActionValueError(f"expected --horizon, because neither {options.tokenizer} nor the data say one")
-    found = chunks(episodes, horizon, options.stride or horizon)
+    found = chunks(episodes, horizon, options.stride or horizon, tokenizer.relative)
     key = options.range_key or (episodes.key if episodes.key in tokenizer.range_keys else None)
     ids = tokenizer.encode(found.actions, key=key)
     lengths = tokenizer.length(ids, horizon=horizon)
-    _save_arrays(options.out, ids=ids, length=lengths, episode=found.episode, start=found.start, horizon=horizon)
+    # decode needs what relative actions are relative to
+    references = {} if found.reference is None else {"reference": found.reference}
+    where = {"episode": found.episode, "start": found.start, "horizon": horizon}
+    _save_arrays(options.out, ids=ids, length=lengths, **where, **references)
     facts = {
         "chunks": len(ids),
         "tokens": float(lengths.mean()),
@@ -134,15 +136,20 @@ def _encode(options: argparse.Namespace) -> None:
 
 def _decode(options: argparse.Namespace) -> None:
     tokenizer = ActionTokenizer.from_pretrained(options.tokenizer)
-    ids, horizon = _load_ids(Path(options.ids))
+    ids, horizon, reference = _load_ids(Path(options.ids))
+    if tokenizer.relative is not None and reference is None:
+        raise FormatError(
+            f"expected `reference` in {options.ids}, because the tokenizer's actions are relative; got none"
+        )
     where = {"horizon": horizon if tokenizer.horizon is None else None, "key": options.range_key}
     if options.repair:
         actions, valid = tokenizer.try_decode(ids, **where)
-        _save_arrays(options.out, actions=actions, valid=valid)
     else:
         actions = tokenizer.decode(ids, **where)
         valid = np.ones(len(actions), bool)
-        _save_arrays(options.out, actions=actions)
+    if tokenizer.relative is not None:
+        actions = tokenizer.relative.invert(actions, reference)
+    _save_arrays(options.out, actions=actions, valid=valid)
     _print_facts({"chunks": len(actions), "repaired": int((~valid).sum()), "file": str(options.out)}, options.json)
 
 
@@ -201,9 +208,6 @@ def _compare(options: argparse.Namespace) -> None:
     _show(comparison, options.json)
 
 
-# ---- input ----------------------------------------------------------------------------------------------------
-
-
 def _load(source: str, options: argparse.Namespace, *, several: bool = False) -> Episodes:
     columns = {"action": options.action, "state": options.state, "fps": options.fps}
     episodes = Episodes.load(source, key=options.key, **columns)
@@ -219,15 +223,13 @@ def _unfitted(kind: str, params: dict[str, Any]) -> ActionTokenizer:
     return tokenizer
 
 
-def _load_ids(file: Path) -> tuple[Any, int | None]:
+def _load_ids(file: Path) -> tuple[Any, int | None, Any]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            return arrays["ids"], int(arrays["horizon"]) if "horizon" in arrays else None
-    except (ValueError, KeyError, EOFError) as error:
+            horizon = int(arrays["horizon"]) if "horizon" in arrays else None
+            return arrays["ids"], horizon, arrays["reference"] if "reference" in arrays else None
+    except (ValueError, KeyError, EOFError, BadZipFile) as error:
         raise FormatError(f"expected an .npz written by encode, got {file}: {error}") from error
-
-
-# ---- output ---------------------------------------------------------------------------------------------------
 
 
 def _facts_of(tokenizer: ActionTokenizer) -> dict[str, Any]:
@@ -323,9 +325,6 @@ def _one_line_warnings() -> Iterator[None]:
         yield
 
 
-# ---- arguments ------------------------------------------------------------------------------------------------
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="action-tokenizers",
@@ -344,6 +343,8 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("data", nargs="+", metavar="DATA", help="folder, file or Hub id; several get a range key each")
     verb.add_argument("--out", required=True, metavar="DIR")
     verb.add_argument("--horizon", type=_positive, help="steps per chunk (one second of data)")
+    verb.add_argument("--relative-to", choices=("state", "previous"), help="code actions relative to that")
+    verb.add_argument("--angles", type=int, nargs="*", default=(), metavar="DIM", help="relative dims that wrap around")
     _sampling(verb, max_chunks=32768)
     _columns(verb)
 

@@ -91,6 +91,28 @@ def test_decode_repairs_only_when_asked(run, data, tmp_path):
         assert written["valid"].tolist() == [False, True]
 
 
+def test_relative_actions_come_back_absolute(run, tmp_path):
+    folder, ids, out = tmp_path / "tok", tmp_path / "ids.npz", tmp_path / "actions.npz"
+    rng = np.random.default_rng(0)
+    state = 100 + np.cumsum(rng.normal(size=(80, 2)), 0)  # far from zero: absolute actions would not fit the range
+    np.savez(tmp_path / "d.npz", action=state + rng.uniform(-1, 1, (80, 2)), state=state, episode_ends=[40, 80])
+    arguments = ["fit", "binning", tmp_path / "d.npz", "--out", folder, "--horizon", 4, "--relative-to", "state"]
+    assert run(*arguments)[0] == 0
+    assert ActionTokenizer.from_pretrained(folder).relative.mode == "state"
+    assert run("encode", folder, tmp_path / "d.npz", "--out", ids)[0] == 0
+    assert run("decode", folder, ids, "--out", out)[0] == 0
+    episodes = Episodes.load(tmp_path / "d.npz")
+    recorded = np.concatenate(episodes.actions).reshape(-1, 4, 2)
+    with np.load(out) as decoded:
+        error = np.abs(decoded["actions"] - recorded)
+        assert np.median(error) < 0.05
+    with np.load(ids) as written:
+        np.savez(ids, ids=written["ids"])
+    code, _, err = run("decode", folder, ids, "--out", out)
+    assert code == 2
+    assert "reference" in err
+
+
 def test_fit_on_two_robots_keeps_a_range_each(run, data, tmp_path):
     other = tmp_path / "other.npz"
     np.savez(other, action=5 * np.concatenate(Episodes.load(data).actions), episode_ends=[100], fps=10)

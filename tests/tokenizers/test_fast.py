@@ -97,7 +97,7 @@ def test_merges_shorten_smooth_chunks():
         FASTTokenizer(vocab_size=v).fit(actions).encode(actions).shape[1] for v in (128, 512, 2048)
     ]
     assert lengths == sorted(lengths, reverse=True)
-    assert lengths[-1] < 24
+    assert lengths[-1] <= 0.6 * lengths[0]
 
 
 def test_ids_spell_the_coefficients(demo):
@@ -105,8 +105,9 @@ def test_ids_spell_the_coefficients(demo):
     ids = tokenizer.encode(demo[1])
     layout = FASTLayout(tokenizer, 16)
     coefficients = np.array([layout.read(row.tolist())[1] for row in ids])
-    expected = np.rint(10 * dct(demo[1].clip(-1, 1).astype(np.float64), axis=1, norm="ortho"))
-    assert (coefficients != expected.reshape(len(ids), -1)).mean() < 1e-5  # scipy may round a tie the other way
+    exact = 10 * dct(demo[1].clip(-1, 1).astype(np.float64), axis=1, norm="ortho").reshape(len(ids), -1)
+    assert np.abs(coefficients - exact).max() <= 0.5 + 1e-9  # a tie may round either way
+    np.testing.assert_array_equal(coefficients[np.abs(exact % 1 - 0.5) > 1e-9], np.rint(exact[np.abs(exact % 1 - 0.5) > 1e-9]))
 
 
 def test_a_loaded_state_dict_is_what_encodes():
