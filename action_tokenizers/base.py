@@ -1,13 +1,17 @@
 """`ActionTokenizer`: the contract every family keeps, and the one place that checks what a call brings."""
 
+import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from numbers import Integral, Real
+from typing import Any, ClassVar, ParamSpec, Self, TypeVar
 
 import torch
 from torch import nn
 
+from action_tokenizers.data.episodes import Episodes
 from action_tokenizers.data.relative import Relative
 from action_tokenizers.data.sample import ChunkSample
 from action_tokenizers.doors import hold_last, is_chunk_list, open_actions, open_ids, open_mask
@@ -19,8 +23,24 @@ from action_tokenizers.registry import register
 
 __all__ = ["ActionTokenizer", "Progress", "ScalarCells"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 Progress = Callable[[str, int, int], None]
 """Called as `progress(stage, done, total)`; only a user interface draws it."""
+
+
+def _plainly(call: Callable[P, R]) -> Callable[P, R]:
+    """Run a method without gradients, and in full precision also inside a policy's autocast."""
+
+    @functools.wraps(call)
+    def plain(*args: P.args, **kwargs: P.kwargs) -> R:
+        fitted = getattr(args[0], "range", None)
+        device = "cpu" if fitted is None else fitted.low.device.type
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            return call(*args, **kwargs)
+
+    return plain
 
 
 @dataclass(frozen=True)
@@ -208,7 +228,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         self._forget()
         return self
 
-    @torch.no_grad()
+    @_plainly
     def fit(self, data: Any, *, progress: Progress | None = None) -> Self:
         """Learn from demonstrations; a refit replaces everything.
 
@@ -225,35 +245,20 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
                 longer than every episode.
             ActionValueError: no data, NaN or inf, or a parameter outside its domain.
         """
-        asked = self._params["horizon"]
-        if asked is not None and (isinstance(asked, bool) or int(asked) != asked or asked < 1):
-            raise ActionValueError(f"expected horizon None or a positive integer, got {asked!r}")
-        is_open = asked is None and not self._needs_horizon() and _is_bare_episodes(data)
+        self._forget()
+        asked = None if self._params["horizon"] is None else self._whole("horizon")
+        is_open = asked is None and not self._needs_horizon() and _has_no_clock(data)
         sample = ChunkSample.of(data, horizon=1 if is_open else asked)
         if not len(sample.actions):
             raise ActionValueError("expected at least one chunk to fit, got none; give episodes with data")
-        self._forget()
-        actions, is_pad, rows = _by_key(sample)
-        self._horizon = None if is_open else int(actions.shape[1])
-        self._action_dim = int(actions.shape[2])
-        real = {k: actions[r][~is_pad[r]] if is_pad is not None else actions[r].flatten(0, 1) for k, r in rows.items()}
-        fitted = fit_range(
-            self._params["range"], {k: v.numpy() for k, v in real.items()}, sample.minimum, sample.maximum
-        )
-        chunks = torch.empty_like(actions)
-        for key, members in rows.items():
-            chunks[members] = fitted.to_unit(actions[members], key)
         try:
-            self._check_params()
-            self._fit(chunks if is_pad is None else hold_last(chunks, is_pad), is_pad, progress)
+            self._learn_from(sample, is_open, progress)
         except BaseException:
             self._forget()  # never half fitted
             raise
-        self.range = fitted
-        self._provenance = self._provenance_of(sample)
         return self
 
-    @torch.no_grad()
+    @_plainly
     def encode(self, actions: Any, *, key: str | None = None, action_is_pad: Any = None) -> Any:
         """Return the ids of chunks.
 
@@ -280,7 +285,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
             chunks = hold_last(chunks, open_mask(action_is_pad, chunks.shape[:2], chunks.device))
         return give_back(self._encode(fitted.to_unit(chunks, key)))
 
-    @torch.no_grad()
+    @_plainly
     def decode(
         self,
         ids: Any,
@@ -315,7 +320,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
             read.refuse_unless(read.valid)
         return read.give_back(self._actions(read, key))
 
-    @torch.no_grad()
+    @_plainly
     def try_decode(
         self,
         ids: Any,
@@ -332,7 +337,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         read = self._read(ids, horizon, action_dim)
         return read.give_back(self._actions(read, key)), read.give_back(read.valid)
 
-    @torch.no_grad()
+    @_plainly
     def decode_prefix(
         self,
         ids: Any,
@@ -355,7 +360,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         read.refuse_unless(read.begins)
         return read.give_back(self._actions(read, key))
 
-    @torch.no_grad()
+    @_plainly
     def allowed(self, prefix: Any, *, horizon: int | None = None, action_dim: int | None = None) -> Any:
         """Return which ids may follow `prefix (..., m)` so that the chunk can still be completed, `(..., v)` bool.
 
@@ -371,13 +376,13 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
             mask[incomplete] = self._allowed(read.rows[incomplete], read.horizon, read.action_dim)
         return read.give_back(mask)
 
-    @torch.no_grad()
+    @_plainly
     def length(self, ids: Any, *, horizon: int | None = None, action_dim: int | None = None) -> Any:
         """Return how many leading ids complete a chunk, `(...)` int64, without looking at pads; -1: none do."""
         read = self._read(ids, horizon, action_dim)
         return read.give_back(torch.where(read.complete, read.kept, -1))
 
-    @torch.no_grad()
+    @_plainly
     def bits(self, ids: Any, *, horizon: int | None = None, action_dim: int | None = None) -> Any:
         """Return the bits of each chunk, `(...)` float64: the sum over its ids of log2(ids that could stand there).
 
@@ -398,7 +403,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         shape = actions.shape if hasattr(actions, "shape") else torch.as_tensor(actions).shape
         return self.decode(ids, horizon=shape[-2], key=key)
 
-    @torch.no_grad()
+    @_plainly
     def clip_report(self, actions: Any, *, key: str | None = None) -> Any:
         """Return the fraction of values outside the range per dim, `(d,)` float64: what encoding clips."""
         fitted = self._fitted_range()
@@ -418,11 +423,44 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         return f"{asked}; {self._facts()}" if self.is_fitted else f"{asked}; not fitted"
 
     def _forget(self) -> None:
+        self._buffers.clear()
+        self._modules.clear()
         self.range = None
         self._horizon = None
         self._action_dim = None
         self._sizes = {}
         self._provenance = {}
+
+    def _learn_from(self, sample: ChunkSample, is_open: bool, progress: Progress | None) -> None:
+        actions, is_pad, rows = _by_key(sample)
+        self._horizon = None if is_open else int(actions.shape[1])
+        self._action_dim = int(actions.shape[2])
+        real = {k: actions[r][~is_pad[r]] if is_pad is not None else actions[r].flatten(0, 1) for k, r in rows.items()}
+        fitted = fit_range(
+            self._params["range"], {k: v.numpy() for k, v in real.items()}, sample.minimum, sample.maximum
+        )
+        chunks = torch.empty_like(actions)
+        for key, members in rows.items():
+            chunks[members] = fitted.to_unit(actions[members], key)
+        self._check_params()
+        self._fit(chunks if is_pad is None else hold_last(chunks, is_pad), is_pad, progress)
+        self.range = fitted
+        self._provenance = self._provenance_of(sample)
+
+    def _whole(self, name: str, least: int = 1) -> int:
+        """Return a parameter that must be an integer of at least `least`."""
+        value = self._params[name]
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise ActionValueError(f"expected {name} an integer >= {least}, got {value!r}")
+        return int(value)
+
+    def _positive(self, name: str) -> float:
+        """Return a parameter that must be a finite number above 0."""
+        value = self._params[name]
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+        if not 0 < number < math.inf:
+            raise ActionValueError(f"expected {name} a finite number > 0, got {value!r}")
+        return number
 
     def _fitted_range(self) -> Range:
         if self.range is None:
@@ -551,8 +589,13 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         return self
 
 
-def _is_bare_episodes(data: Any) -> bool:
-    return is_chunk_list(data) and all(getattr(a, "ndim", 0) == 2 for a in data)
+def _has_no_clock(data: Any) -> bool:
+    """Say whether data are episodes that do not know their fps, so that there is no second to take as horizon."""
+    if isinstance(data, Episodes):
+        return data.fps is None
+    if not isinstance(data, list | tuple) or not data:
+        return False
+    return all(_has_no_clock(item) if isinstance(item, Episodes) else getattr(item, "ndim", 0) == 2 for item in data)
 
 
 def _by_key(sample: ChunkSample) -> tuple[torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]]:

@@ -227,7 +227,7 @@ def _load_ids(file: Path) -> tuple[Any, int | None, Any]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             horizon = int(arrays["horizon"]) if "horizon" in arrays else None
-            return arrays["ids"], horizon, arrays["reference"] if "reference" in arrays else None
+            return arrays["ids"], horizon, arrays.get("reference")
     except (ValueError, KeyError, EOFError, BadZipFile) as error:
         raise FormatError(f"expected an .npz written by encode, got {file}: {error}") from error
 

@@ -56,9 +56,12 @@ def open_ids(ids: Any, device: torch.device, pad_id: int | None) -> tuple[torch.
     Raises:
         TokenError: not integers, or no dim at all.
     """
+    given = ids
     if isinstance(ids, (list, tuple)) and ids and not np.isscalar(ids[0]):
+        # rows of torch ids are torch ids
+        given = next((row for row in ids if isinstance(row, torch.Tensor)), given)
         ids = _pad_rows(ids, pad_id)
-    tensor = _tensor(ids, TokenError, "ids (..., n)")
+    tensor = _tensor(_boxed(ids), TokenError, "ids (..., n)")
     if tensor.numel() == 0:
         tensor = tensor.to(torch.int64)  # an empty list has no dtype to speak of
     if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool:
@@ -67,7 +70,7 @@ def open_ids(ids: Any, device: torch.device, pad_id: int | None) -> tuple[torch.
         raise TokenError("expected ids (..., n), got a single number; wrap it in a list")
     lead, n = tensor.shape[:-1], tensor.shape[-1]
     rows = tensor.detach().to(device=device, dtype=torch.int64).reshape(lead.numel(), n)
-    return rows, _give_back(ids, tensor.device, lead)
+    return rows, _give_back(given, getattr(given, "device", tensor.device), lead)
 
 
 def open_mask(action_is_pad: Any, lead_steps: torch.Size, device: torch.device) -> torch.Tensor:
@@ -110,6 +113,8 @@ def _tensor(value: Any, error: type[Exception], expected: str) -> torch.Tensor:
         raise error(f"expected {expected}, got rows of different shapes") from problem
     if array.dtype.kind not in "biufc":
         raise error(f"expected {expected}, got {type(value).__name__} of {array.dtype}")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)  # torch has no long double
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         array = array.astype(np.int64)  # torch has few operations for wide unsigned integers
     if not array.flags.writeable or any(stride < 0 for stride in array.strides):
@@ -117,10 +122,25 @@ def _tensor(value: Any, error: type[Exception], expected: str) -> torch.Tensor:
     return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
+def _boxed(ids: Any) -> Any:
+    """Return lists of Python integers as int64; what does not fit is no id anywhere, and -1 says so."""
+    if isinstance(ids, (np.ndarray, torch.Tensor)) and getattr(ids, "dtype", None) != np.dtype(object):
+        return ids
+    boxed = np.array(ids, dtype=object)
+    if not boxed.size or not all(isinstance(i, int) and not isinstance(i, bool) for i in boxed.flat):
+        return ids
+    return np.array([i if abs(i) < 1 << 62 else -1 for i in boxed.flat], np.int64).reshape(boxed.shape)
+
+
 def _pad_rows(rows: Sequence[Any], pad_id: int | None) -> Any:
-    arrays = [r.detach().cpu().numpy() if isinstance(r, torch.Tensor) else np.asarray(r) for r in rows]
-    if all(a.shape == arrays[0].shape for a in arrays) or any(a.ndim != 1 for a in arrays):
-        return np.asarray(arrays) if all(a.shape == arrays[0].shape for a in arrays) else rows
+    try:
+        arrays = [r.detach().cpu().numpy() if isinstance(r, torch.Tensor) else np.asarray(_boxed(r)) for r in rows]
+    except ValueError as problem:
+        raise TokenError("expected ids (..., n) or a list of id lists, got lists of different depth") from problem
+    if all(a.shape == arrays[0].shape for a in arrays):
+        return np.asarray(arrays)
+    if any(a.ndim != 1 for a in arrays):
+        raise TokenError(f"expected a list of id lists, got shapes {sorted({a.shape for a in arrays})[:4]}")
     if any(a.size and a.dtype.kind not in "iu" for a in arrays):
         raise TokenError("expected integer ids, got other values in a list of id lists")
     padded = np.full((len(arrays), max(a.size for a in arrays)), -1 if pad_id is None else pad_id, np.int64)

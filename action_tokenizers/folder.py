@@ -27,6 +27,7 @@ def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes], our
         OSError: it cannot be written; the folder is as it was.
     """
     target = Path(os.path.realpath(folder))
+    names = {*ours, *files}
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"expected a folder to save to, got the file {target}")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -41,10 +42,10 @@ def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes], our
         for part in ("new", "old"):
             (aside / part).mkdir()
         _write(aside / "new", files)
-        for old in ours:
+        for old in names:
             if (target / old).exists():
                 shutil.copy2(target / old, aside / "old" / old)
-        _swap(target, aside, files, ours)
+        _swap(target, aside, files, names)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return target
@@ -55,14 +56,14 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
         (folder / name).write_bytes(data)
 
 
-def _swap(target: Path, aside: Path, files: Iterable[str], ours: Iterable[str]) -> None:
+def _swap(target: Path, aside: Path, files: Mapping[str, bytes], names: set[str]) -> None:
     try:
         for name in files:
             os.replace(aside / "new" / name, target / name)
-        for name in set(ours) - set(files):
+        for name in names - set(files):
             (target / name).unlink(missing_ok=True)
     except BaseException:
-        for name in ours:
+        for name in names:
             if (aside / "old" / name).exists():
                 os.replace(aside / "old" / name, target / name)
             else:

@@ -100,10 +100,11 @@ class PretrainedMixin:
         return cast(Self, tokenizer)
 
     def _written_provenance(self) -> dict[str, Any]:
-        module = type(self).__module__.partition(".")[0]
-        names = packages_distributions().get(module, [module])
         given = dict(self.provenance)  # type: ignore[attr-defined]
-        return given if module == "action_tokenizers" else {**given, "written_by": sorted(set(names))}
+        module = type(self).__module__.partition(".")[0]
+        if module == "action_tokenizers":
+            return given
+        return {**given, "written_by": sorted(set(packages_distributions().get(module, [module])))}
 
 
 def _json(config: Mapping[str, Any]) -> bytes:
@@ -138,11 +139,7 @@ def _to_json(value: Any) -> Any:
 
 def _from_json(value: Any, file: Path, shapes: Shapes) -> Any:
     if isinstance(value, list):
-        return [
-            # part i of a tokenizer has its tensors under parts.i
-            _from_json(item, file, {k.removeprefix(f"parts.{i}."): v for k, v in shapes.items()} if shapes else {})
-            for i, item in enumerate(value)
-        ]
+        return [_from_json(item, file, _part(shapes, i)) for i, item in enumerate(value)]
     if isinstance(value, dict) and set(value) == {"range"}:
         return Range.from_json(value["range"])
     if isinstance(value, dict) and set(value) == {"tokenizer_type", "params", "fitted"}:
@@ -150,6 +147,12 @@ def _from_json(value: Any, file: Path, shapes: Shapes) -> Any:
     if isinstance(value, dict):
         raise FormatError(f"expected a range or a tokenizer in the params of {file}, got keys {sorted(value)}")
     return value
+
+
+def _part(shapes: Shapes, i: int) -> Shapes:
+    """Return the shapes of part `i` of a tokenizer: its tensors are named `parts.i.*`."""
+    prefix = f"parts.{i}."
+    return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
 
 
 def _skeleton(cls: Any, config: Mapping[str, Any], file: Path, shapes: Shapes) -> Any:
@@ -160,6 +163,9 @@ def _skeleton(cls: Any, config: Mapping[str, Any], file: Path, shapes: Shapes) -
     try:
         params = {name: _from_json(value, file, shapes) for name, value in config["params"].items()}
         tokenizer = cls(**params)
+        if set(tokenizer.get_params()) != set(params):
+            missing = sorted(set(tokenizer.get_params()) - set(params))
+            raise FormatError(f"expected every parameter of a {cls.__name__} in {file}, got none of {missing}")
         if facts is not None:
             with torch.device("meta"):
                 tokenizer._restore(facts, config.get("provenance", {}))

@@ -147,12 +147,12 @@ def fit_range(
     dim = actions[keys[0]].shape[1]
     if isinstance(strategy, Range):
         return _given(strategy, keys, dim)
-    names = [strategy] * dim if isinstance(strategy, str) else list(strategy)
+    names: list[Any] = list(strategy) if isinstance(strategy, list | tuple) else [strategy] * dim
     if len(names) != dim:
         raise ActionShapeError(f"expected range= one strategy or {dim} (one per dim), got {len(names)}")
-    unknown = sorted({str(name) for name in names} - set(STRATEGIES))
+    unknown = [name for name in names if not isinstance(name, str) or name not in STRATEGIES]
     if unknown:
-        raise ActionValueError(f"expected range= one of {list(STRATEGIES)} or a Range, got {unknown}")
+        raise ActionValueError(f"expected range= one of {list(STRATEGIES)} or a Range, got {unknown[0]!r}")
     rows = [_fit_key(names, actions[key], minimum[key], maximum[key]) for key in keys]
     return Range(np.stack([low for low, _ in rows]), np.stack([high for _, high in rows]), keys)
 

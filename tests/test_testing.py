@@ -1,18 +1,18 @@
 """The conformance suite passes what keeps the contract, and names the promise that a broken tokenizer breaks."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
-from action_tokenizers import ActionTokenizer, BinningTokenizer, FASTTokenizer, KMeansTokenizer, ResidualVQTokenizer
+from action_tokenizers import BinningTokenizer, FASTTokenizer, KMeansTokenizer, ResidualVQTokenizer
 from action_tokenizers.data.synthetic import smooth_chunks
 from action_tokenizers.testing import CHECKS, Trial, check_tokenizer, damaged, sample_allowed
 from tests.fakes.composite import CompositeTokenizer
 
 ACTIONS = smooth_chunks(60, 4, 4)
-COMPOSITE = CompositeTokenizer(
-    parts=[FASTTokenizer(vocab_size=160), BinningTokenizer(bins=16)], dims=[[0, 1, 2], [3]]
-)
+COMPOSITE = CompositeTokenizer(parts=[FASTTokenizer(vocab_size=160), BinningTokenizer(bins=16)], dims=[[0, 1, 2], [3]])
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -77,12 +77,11 @@ class DrawsWithoutSeed(Broken):
         self.centres += torch.from_numpy(np.random.default_rng().uniform(0, 1e-3, self.centres.shape)).float()
 
 
-class AddsToAnEarlierFit(Broken):
+class CountsItsFits(Broken):
     def _fit(self, chunks, is_pad, progress):
-        old = self._buffers.get("neutral")
         super()._fit(chunks, is_pad, progress)
-        if old is not None and old.shape == self.neutral.shape:
-            self.neutral.copy_(old)
+        self.__dict__["fits"] = self.__dict__.get("fits", 0) + 1
+        self.neutral.fill_(self.__dict__["fits"] % 2)
 
 
 class WritesToItsInput(Broken):
@@ -199,18 +198,20 @@ class CutsItselfInHalf(Broken):
         return torch.nn.Module._apply(self, fn, recurse)
 
 
-class CachesItsTables(Broken):
-    _cached = None
+class CachesItsRange(Broken):
+    def _forget(self):
+        super()._forget()
+        self.__dict__["cached"] = None
 
-    def _decode(self, ids, kept, horizon, action_dim):
-        if self._cached is None or self._cached.shape != self.centres.shape:
-            self._cached = self.centres.clone()
-        self.centres = self._cached
-        return super()._decode(ids, kept, horizon, action_dim)
+    def _fitted_range(self):
+        fitted = super()._fitted_range()
+        if self.__dict__["cached"] is None:
+            self.__dict__["cached"] = copy.deepcopy(fitted)
+        return self.__dict__["cached"]
 
-    def _encode(self, chunks):
-        self._cached = self.centres.clone() if self._cached is None else self._cached
-        return super()._encode(chunks)
+
+class CannotBeLoaded(Broken):
+    """It has no name of its own, so its folder says that it is a BinningTokenizer."""
 
 
 class PadsAreAnyId(Broken):
@@ -249,7 +250,9 @@ class RefusesFloat64(Broken):
 
 class RefusesEmptyBatches(Broken):
     def _encode(self, chunks):
-        return super()._encode(chunks).reshape(len(chunks), -1 if len(chunks) else 0)
+        if not len(chunks):
+            raise RuntimeError("nothing to do")
+        return super()._encode(chunks)
 
 
 class FitsInAnotherDtype(Broken):
@@ -271,7 +274,7 @@ class ReturnsNothingFromFit(Broken):
 class FollowsAutocast(Broken):
     def _decode(self, ids, kept, horizon, action_dim):
         chunks = super()._decode(ids, kept, horizon, action_dim)
-        return (chunks @ torch.eye(action_dim)).float()
+        return (chunks @ (0.3 * torch.eye(action_dim))).float()
 
 
 class NeedsNoHorizon(Broken):
@@ -286,7 +289,7 @@ FAULTS = {
     "copies_are_equal": [CannotBePickled],
     "fit_returns_self": [ReturnsNothingFromFit],
     "equal_fits_are_equal_bytes": [DrawsWithoutSeed, TellsTheTime],
-    "refit_replaces_everything": [AddsToAnEarlierFit],
+    "refit_replaces_everything": [CountsItsFits],
     "inputs_stay_unchanged": [WritesToItsInput],
     "numpy_and_torch": [ReturnsTorch, ReturnsFloat64],
     "other_dtypes_and_layouts": [RefusesFloat64],
@@ -307,11 +310,11 @@ FAULTS = {
     "prefixes_decode_coarse_to_fine": [GetsFinerTheWrongWay],
     "bits_count_the_choices": [CountsBitsByVocabulary],
     "scalar_cells_are_the_codec": [MovesItsCentres],
-    "saved_and_loaded_is_the_same": [CannotBeLoaded := type("CannotBeLoaded", (Broken,), {})],
+    "saved_and_loaded_is_the_same": [CannotBeLoaded],
     "half_precision_leaves_it_alone": [CutsItselfInHalf],
     "autocast_changes_nothing": [FollowsAutocast],
     "default_dtype_changes_nothing": [FitsInAnotherDtype],
-    "state_dict_round_trip": [CachesItsTables],
+    "state_dict_round_trip": [CachesItsRange],
     "provenance_is_reproducible": [TellsNothing],
 }
 
@@ -321,26 +324,14 @@ def test_there_is_a_fault_for_every_check():
 
 
 @pytest.mark.parametrize(
-    ("name", "fault"), [(name, fault) for name, faults in FAULTS.items() for fault in faults], ids=lambda v: getattr(v, "__name__", v)
+    ("name", "fault"),
+    [(name, fault) for name, faults in FAULTS.items() for fault in faults],
+    ids=lambda v: getattr(v, "__name__", v),
 )
-def test_each_check_finds_its_fault(name, fault):
-    with pytest.raises((AssertionError, Exception)) as found:
-        CHECKS[name](Trial(fault(), ACTIONS))
+def test_each_check_finds_its_fault(name, fault, monkeypatch):
+    monkeypatch.setattr("action_tokenizers.testing.CHECKS", {name: CHECKS[name]})
     with pytest.raises(AssertionError, match=f"{fault.__name__} fails {name}: "):
-        only(name, fault())
-    assert str(found.value)
-
-
-def only(name: str, tokenizer: ActionTokenizer) -> None:
-    """Run one check as `check_tokenizer` does."""
-    everything = dict(CHECKS)
-    CHECKS.clear()
-    CHECKS[name] = everything[name]
-    try:
-        check_tokenizer(tokenizer, ACTIONS)
-    finally:
-        CHECKS.clear()
-        CHECKS.update(everything)
+        check_tokenizer(fault(), ACTIONS)
 
 
 def test_a_fault_is_told_with_what_was_expected_and_what_came():

@@ -34,7 +34,7 @@ def dct_matrix(horizon: int) -> npt.NDArray[np.float64]:
 def coefficient_bound(horizon: int, scale: float, amplitude: float = 1.0) -> int:
     """Return the largest |rounded coefficient| that a chunk within ±`amplitude` can have.
 
-    The constant chunk attains it at frequency 0: amplitude * scale * sqrt(t); every other frequency stays below.
+    The constant chunk attains it at frequency 0: amplitude * scale * sqrt(t). No other frequency exceeds it.
     """
     return int(np.rint(amplitude * scale * np.sqrt(horizon)))
 

@@ -1,5 +1,7 @@
 """One id per step and dim: every value falls into a cell of its dim (RT-1, OpenVLA, Octo, Gato)."""
 
+from collections.abc import Iterable
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,8 +41,8 @@ class BinningTokenizer(SlotTokenizer, name="binning"):
             its own.
         mu: the constant of `mu_law` (Gato: 100).
 
-    A dim that holds one or two values in the data (a constant, a gripper) gets exactly these as its levels under
-    every strategy, and so fewer bins than asked.
+    A dim that holds one or two values in the data of each key (a constant, a gripper) gets exactly these as its
+    levels under every strategy, and so fewer bins than asked.
 
     Example:
         >>> import numpy as np
@@ -105,24 +107,23 @@ class BinningTokenizer(SlotTokenizer, name="binning"):
 
     def _asked_bins(self) -> list[int]:
         asked, d = self._params["bins"], self._action_dim or 0
-        return [asked] * d if isinstance(asked, int) else [int(k) for k in asked]
+        return [int(k) for k in asked] if isinstance(asked, Iterable) else [int(asked)] * d
 
     def _check_params(self) -> None:
         asked = self._params["bins"]
-        bins = [asked] if isinstance(asked, int | float) else list(asked)
-        if any(isinstance(k, bool) or int(k) != k or k < 2 for k in bins) or isinstance(asked, float):
-            raise ActionValueError(f"expected bins an integer >= 2, or one per dim, got {asked}")
-        if not isinstance(asked, int) and len(bins) != self._action_dim:
+        bins = list(asked) if isinstance(asked, Iterable) else [asked]
+        if any(isinstance(k, bool) or not isinstance(k, Integral) or k < 2 for k in bins):
+            raise ActionValueError(f"expected bins an integer >= 2, or one per dim, got {asked!r}")
+        if isinstance(asked, Iterable) and len(bins) != self._action_dim:
             raise ActionShapeError(f"expected bins= one number or {self._action_dim} (one per dim), got {len(bins)}")
         if self._params["strategy"] not in self.STRATEGIES:
             raise ActionValueError(f"expected strategy among {list(self.STRATEGIES)}, got {self._params['strategy']!r}")
-        if not self._params["mu"] > 0:
-            raise ActionValueError(f"expected mu > 0, got {self._params['mu']}")
+        self._positive("mu")
 
     def _cells(self, values: npt.NDArray[np.float32], k: int) -> Cells:
-        ends = np.array([values.min(), values.max()])
-        if np.isin(values, ends).all():
-            return level_cells(np.unique(ends).astype(np.float64))
+        levels = _few_levels(values)
+        if levels is not None and len(levels) <= k:
+            return level_cells(levels)
         match self._params["strategy"]:
             case "quantile":
                 return quantile_cells(values, k)
@@ -173,3 +174,15 @@ class BinningTokenizer(SlotTokenizer, name="binning"):
         said = torch.arange(m, device=ids.device) < kept[:, None]
         cells[:, :m] = torch.where(said, ids[:, :m] - self._first_ids().repeat(horizon)[:m], cells[:, :m])
         return bin_value(cells.reshape(-1, action_dim), self.centres).reshape(-1, horizon, action_dim)
+
+
+def _few_levels(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float64] | None:
+    """Return the distinct values, ascending, if there are at most three.
+
+    Three, because a gripper that one robot moves between two values and another never moves is -1, 0 and 1.
+    """
+    ends = np.array([values.min(), values.max()])
+    others = values[(values != ends[0]) & (values != ends[1])]
+    if len(others) and (others != others[0]).any():
+        return None
+    return np.unique(np.concatenate([ends, others[:1]])).astype(np.float64)

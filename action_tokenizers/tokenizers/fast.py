@@ -98,15 +98,14 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
         return coefficient_bound(self._horizon or 0, self._params["scale"])
 
     def _check_params(self) -> None:
-        size, scale, horizon = self._params["vocab_size"], self._params["scale"], self._horizon or 1
-        if isinstance(size, bool) or not isinstance(size, int) or size < 2:
-            raise ActionValueError(f"expected vocab_size an integer >= 2, got {size!r}")
+        self._whole("vocab_size", least=2)
+        scale, horizon = self._positive("scale"), self._horizon or 1
         # the DCT is a matrix of horizon x horizon, the alphabet a table of all coefficients
         if horizon > MOST_HORIZON:
             raise ActionValueError(f"expected a horizon of at most {MOST_HORIZON} steps, got {horizon}")
         most = MOST_COEFFICIENT / horizon**0.5
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= most:
-            raise ActionValueError(f"expected 0 < scale <= {most:.0f} at horizon {horizon}, got {scale!r}")
+        if scale > most:
+            raise ActionValueError(f"expected scale <= {most:.0f} at horizon {horizon}, got {scale}")
 
     def _fit(self, chunks: torch.Tensor, is_pad: torch.Tensor | None, progress: Progress | None) -> None:
         if progress is not None:
@@ -114,7 +113,7 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
         coefficients = self._coefficients(chunks.numpy())
         if progress is not None:
             progress("bpe", 1, 2)
-        alphabet, pairs = self._learn(coefficients, self._params["vocab_size"] - 1)
+        alphabet, pairs = self._learn(coefficients, self._whole("vocab_size") - 1)
         self._sizes = {"alphabet": len(alphabet.values), "radix": alphabet.radix, "merges": len(pairs)}
         self._allocate()
         self.alphabet.copy_(torch.from_numpy(alphabet.values))
@@ -185,6 +184,11 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
             alphabet = Alphabet(self.alphabet.cpu().numpy(), self._bound(), self._sizes["radix"])
             tables = self._tables_cache = build_tables(alphabet, self.merges.cpu().numpy())
         return tables
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Forget the tables: they belong to the tensors that are replaced."""
+        super()._load_from_state_dict(*args, **kwargs)
+        self._tables_cache = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the tables out: they are quicker built than sent to a worker."""

@@ -1,5 +1,6 @@
 """Nearest codeword per step or per chunk, over all dims or in groups of dims (BeT)."""
 
+import operator
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -67,16 +68,17 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
         return self.get_buffer(f"codebook_{group}")
 
     def _check_params(self) -> None:
-        size, scope = self._params["codebook_size"], self._params["scope"]
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ActionValueError(f"expected codebook_size a positive integer, got {size!r}")
+        self._whole("codebook_size")
+        self._whole("seed", least=0)
+        scope, groups = self._params["scope"], self._params["groups"]
         if scope not in self.SCOPES:
             raise ActionValueError(f"expected scope among {list(self.SCOPES)}, got {scope!r}")
-        dims = sorted(dim for group in self._groups() for dim in group)
-        if dims != list(range(self._action_dim or 0)):
-            raise ActionValueError(
-                f"expected groups that hold each of the {self._action_dim} dims once, got {self._params['groups']}"
-            )
+        try:
+            dims = sorted(operator.index(dim) for group in self._groups() for dim in group)
+        except TypeError:
+            dims = []
+        if dims != list(range(self._action_dim or 0)) or not all(map(len, self._groups())):
+            raise ActionValueError(f"expected groups that hold each of the {self._action_dim} dims once, got {groups}")
 
     def _fit(self, chunks: torch.Tensor, is_pad: torch.Tensor | None, progress: Progress | None) -> None:
         whole = self._params["scope"] == "chunk"
@@ -86,7 +88,7 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
                 progress("k-means", g, len(self._groups()))
             part = chunks[:, :, dims]
             vectors = part.flatten(1) if whole else part.flatten(0, 1) if is_pad is None else part[~is_pad]
-            codebooks.append((fit_codebook(vectors, self._params["codebook_size"], self._params["seed"]), vectors))
+            codebooks.append((fit_codebook(vectors, self._whole("codebook_size"), self._whole("seed", 0)), vectors))
         self._sizes = {"codewords": [len(codebook) for codebook, _ in codebooks]}
         self._allocate()
         for g, (codebook, vectors) in enumerate(codebooks):
@@ -124,8 +126,9 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
         places = self._places(t)
         ids = torch.empty(b, places, len(self._groups()), dtype=torch.int64, device=chunks.device)
         for g, (dims, first) in enumerate(zip(self._groups(), self._first_ids(), strict=True)):
-            vectors = chunks[:, :, dims].reshape(b * places, -1)
-            ids[:, :, g] = nearest(vectors, self._codebook(g)).reshape(b, places) + first
+            codebook = self._codebook(g)
+            vectors = chunks[:, :, dims].reshape(b * places, codebook.shape[1])
+            ids[:, :, g] = nearest(vectors, codebook).reshape(b, places) + first
         return ids.flatten(1)
 
     def _decode(self, ids: torch.Tensor, kept: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:

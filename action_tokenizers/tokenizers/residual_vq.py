@@ -74,25 +74,26 @@ class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
         return int(sum(self._sizes["codewords"]))
 
     def _check_params(self) -> None:
-        for name in ("levels", "codebook_size"):
-            value = self._params[name]
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ActionValueError(f"expected {name} a positive integer, got {value!r}")
+        self._whole("levels")
+        self._whole("codebook_size")
+        self._whole("seed", least=0)
         if self._params["latent"] not in self.LATENTS:
             raise ActionValueError(f"expected latent among {list(self.LATENTS)}, got {self._params['latent']!r}")
-        size = self._params["latent_dim"]
-        if size is not None and (isinstance(size, bool) or not size > 0):
-            raise ActionValueError(f"expected latent_dim None, a positive integer or a share below 1, got {size!r}")
+        if self._params["latent_dim"] is not None:
+            size = self._positive("latent_dim")
+            if size >= 1 and size != int(size):
+                raise ActionValueError(f"expected latent_dim None, a positive integer or a share below 1, got {size}")
 
     def _fit(self, chunks: torch.Tensor, is_pad: torch.Tensor | None, progress: Progress | None) -> None:
         flat = chunks.flatten(1)
         mean, basis = self._latent_space(flat)
         left = self._project(flat, mean, basis)
         codebooks = []
-        for level in range(self._params["levels"]):
+        levels, size, seed = self._whole("levels"), self._whole("codebook_size"), self._whole("seed", 0)
+        for level in range(levels):
             if progress is not None:
-                progress("k-means", level, self._params["levels"])
-            codebook = fit_codebook(left.float(), self._params["codebook_size"], self._params["seed"] + level)
+                progress("k-means", level, levels)
+            codebook = fit_codebook(left.float(), size, seed + level)
             left -= codebook[nearest(left, codebook)]
             codebooks.append(codebook)
         self._sizes = {"codewords": [len(c) for c in codebooks], "basis": len(basis)}

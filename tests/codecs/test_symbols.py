@@ -7,11 +7,13 @@ from action_tokenizers.codecs.bpe_train import BARRIER, train_merges
 from action_tokenizers.codecs.symbols import (
     Alphabet,
     Tables,
+    alphabet_size,
     build_tables,
     choose_alphabet,
     count_values,
     decode_rows,
     encode_rows,
+    pack_rows,
     parse_rows,
     to_symbols,
 )
@@ -40,8 +42,13 @@ def tables_for(alphabet: Alphabet, rows: np.ndarray, merges: int) -> Tables:
 
 
 def encode(tables: Tables, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    out, lengths = np.full((len(rows), 2 * rows.shape[1]), -7, np.int32), np.empty(len(rows), np.int64)
-    encode_rows(tables, rows, out, lengths)
+    """The ids of each row, filled up with -7, and their numbers."""
+    joined, lengths = np.full(2 * rows.size, -9, np.int32), np.empty(len(rows), np.int64)
+    count = encode_rows(tables, rows, joined, lengths)
+    assert count == lengths.sum()
+    assert (joined[count:] == -9).all()  # nothing behind what was said
+    out = np.full((len(rows), 2 * rows.shape[1]), 99, np.int32)
+    pack_rows(joined, lengths, -7, out)
     return out, lengths
 
 
@@ -81,7 +88,7 @@ def test_every_id_spans_a_known_number_of_coefficients(seed):
 def test_ids_come_in_the_order_the_docstring_gives():
     alphabet = Alphabet(np.array([-2, 0, 1], np.int32), 10, 5)
     tables = build_tables(alphabet, np.array([[1, 1]], np.int32))
-    assert alphabet.high_digits == 5  # 21 values in digits of 5
+    assert tables.low - tables.high == 5  # 21 values in digits of 5
     assert (tables.high, tables.low, tables.first_merge, len(tables.span)) == (3, 8, 13, 14)
     rows = np.array([[-2, 0, 0, 1, 10, -10, 3]], np.int32)
     ids, lengths = encode(tables, rows)
@@ -112,6 +119,22 @@ def test_count_values():
     rows = some_rows(rng, 9)
     counts = count_values(rows, 9)
     assert counts.tolist() == [int((rows == c).sum()) for c in range(-9, 10)]
+
+
+def test_rows_are_spread_and_filled_up():
+    out = np.full((4, 3), 99, np.int64)
+    pack_rows(np.array([5, 6, 7, 8, 1, -1, -1], np.int32), np.array([3, 0, 1, 1], np.int64), 9, out)
+    assert out.tolist() == [[5, 6, 7], [9, 9, 9], [8, 9, 9], [1, 9, 9]]
+    pack_rows(np.empty(0, np.int32), np.zeros(4, np.int64), 9, out)
+    assert (out == 9).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_size_is_what_the_tables_hold(seed):
+    alphabet = some_alphabet(np.random.default_rng(seed))
+    tables = build_tables(alphabet, np.empty((0, 2), np.int32))
+    assert alphabet.size == alphabet_size(len(alphabet.values), alphabet.bound, alphabet.radix) == len(tables.span)
+    assert tables.first_merge == len(tables.value) == alphabet.size
 
 
 # ---- choosing ---------------------------------------------------------------------------------------------------
@@ -149,7 +172,8 @@ def test_any_counts_and_room_give_a_sound_alphabet(seed):
         assert len(alphabet.values) == 2 * bound + 1
         return
     # the digits reach every coefficient
-    assert alphabet.high_digits * alphabet.radix >= 2 * bound + 1
+    high_digits = alphabet.size - len(alphabet.values) - alphabet.radix
+    assert (high_digits - 1) * alphabet.radix < 2 * bound + 1 <= high_digits * alphabet.radix
     chosen = np.isin(np.arange(-bound, bound + 1), alphabet.values)
     nonzero = np.arange(-bound, bound + 1) != 0
     left_out, taken = counts[~chosen & nonzero], counts[chosen & nonzero]
@@ -196,7 +220,7 @@ def test_ties_do_not_depend_on_luck():
 
 def slow_parse(alphabet: Alphabet, span: list[int], ids: list[int], length: int) -> tuple[int, bool]:
     """The grammar, said once more: symbols and merges as they come, a high digit only before a low one."""
-    high, low = len(alphabet.values), len(alphabet.values) + alphabet.high_digits
+    high, low = len(alphabet.values), alphabet.size - alphabet.radix
     said, kept = 0, 0
     while kept < len(ids) and said < length:
         token = ids[kept]

@@ -68,15 +68,17 @@ class CompositeTokenizer(ActionTokenizer, name="toy_composite"):
             yield part, list(dims), first, width
             first += width
 
-    def _fit(self, chunks: torch.Tensor, is_pad: torch.Tensor | None, progress: Progress | None) -> None:
+    def _check_params(self) -> None:
         parts, dims = self._params["parts"], self._params["dims"]
         if len(parts) != len(dims) or not all(isinstance(part, ActionTokenizer) for part in parts):
             raise ActionValueError(f"expected one list of dims per part, got {len(parts)} parts and {len(dims)} lists")
-        if sorted(dim for group in dims for dim in group) != list(np.arange(chunks.shape[2])):
-            raise ActionShapeError(f"expected each of the {chunks.shape[2]} dims in one part, got dims={dims}")
+        if sorted(dim for group in dims for dim in group) != list(np.arange(self._action_dim or 0)):
+            raise ActionShapeError(f"expected each of the {self._action_dim} dims in one part, got dims={dims}")
+
+    def _fit(self, chunks: torch.Tensor, is_pad: torch.Tensor | None, progress: Progress | None) -> None:
         row = np.arange(len(chunks))
         fitted = []
-        for part, group in zip(parts, dims, strict=True):
+        for part, group in zip(self._params["parts"], self._params["dims"], strict=True):
             sample = ChunkSample(k=len(chunks)).add_chunks(
                 chunks[:, :, list(group)], episode=row, start=np.zeros_like(row), action_is_pad=is_pad
             )

@@ -6,7 +6,6 @@ And the acceptance runs of every family over it: damaged ids, recorded ids cut s
 import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest

@@ -50,7 +50,7 @@ def test_ids_run_step_by_step_then_group_by_group():
         KMeansTokenizer(codebook_size=8).fit(ACTIONS[..., :1]).encode(ACTIONS[..., :1]),
         KMeansTokenizer(codebook_size=8).fit(ACTIONS[..., 1:]).encode(ACTIONS[..., 1:]),
     ]
-    np.testing.assert_array_equal(tokenizer.encode(ACTIONS).reshape(80, 6, 2), np.stack(alone, -1) + [0, 8])
+    np.testing.assert_array_equal(tokenizer.encode(ACTIONS).reshape(80, 6, 2), np.stack(alone, -1) + np.array([0, 8]))
 
 
 @pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
@@ -106,7 +106,9 @@ def test_unusable_parameters_are_refused(params):
 
 def test_numpy_numbers_are_numbers():
     tokenizer = KMeansTokenizer(codebook_size=np.int64(4), seed=np.int64(0)).fit(ACTIONS)
-    np.testing.assert_array_equal(tokenizer.encode(ACTIONS), KMeansTokenizer(codebook_size=4).fit(ACTIONS).encode(ACTIONS))
+    np.testing.assert_array_equal(
+        tokenizer.encode(ACTIONS), KMeansTokenizer(codebook_size=4).fit(ACTIONS).encode(ACTIONS)
+    )
 
 
 @pytest.mark.parametrize("params", [{}, {"scope": "chunk", "groups": [[0], [1], [2], [3]]}], ids=["step", "chunk"])

@@ -68,9 +68,7 @@ def test_every_level_helps_on_held_out_chunks(params, demo):
     train, held_out = demo
     tokenizer = ResidualVQTokenizer(**{"levels": 4, "codebook_size": 32, **params}).fit(train)
     ids = tokenizer.encode(held_out)
-    errors = [
-        float(((tokenizer.decode_prefix(ids[:, :m]) - held_out) ** 2).mean()) for m in range(ids.shape[1] + 1)
-    ]
+    errors = [float(((tokenizer.decode_prefix(ids[:, :m]) - held_out) ** 2).mean()) for m in range(ids.shape[1] + 1)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.25 * errors[0]
     mean = tokenizer.decode_prefix(np.empty((1, 0), np.int64))[0]
@@ -81,7 +79,7 @@ def test_every_level_helps_on_held_out_chunks(params, demo):
 def test_a_prefix_of_another_chunk_is_refused():
     tokenizer = ResidualVQTokenizer(levels=3, codebook_size=16).fit(ACTIONS)
     for prefix in ([16], [0, 0], [0, 32], [0, 16, 32, 0]):
-        with pytest.raises(TokenError, match="position|more after"):
+        with pytest.raises(TokenError, match=r"position|more after"):
             tokenizer.decode_prefix(prefix)
 
 

@@ -1,0 +1,582 @@
+"""The contract's own rules, whatever the family."""
+
+import copy
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+
+import action_tokenizers
+from action_tokenizers import (
+    ActionShapeError,
+    ActionTokenizer,
+    ActionValueError,
+    BinningTokenizer,
+    ChunkSample,
+    Episodes,
+    FASTTokenizer,
+    KMeansTokenizer,
+    NotFittedError,
+    Range,
+    ResidualVQTokenizer,
+    TokenError,
+)
+from action_tokenizers.data.chunks import chunks
+from action_tokenizers.data.synthetic import smooth_chunks, smooth_episodes
+from action_tokenizers.errors import ActionTokenizerError, UnknownTokenizerError
+from action_tokenizers.registry import known_types, tokenizer_class
+from tests.fakes.composite import CompositeTokenizer
+from tests.fakes.workers import encode_in_another_process, encode_in_workers
+
+ACTIONS = smooth_chunks(60, 5, 3)
+EPISODES = smooth_episodes(12, length=(30, 60), action_dim=3, fps=20.0)
+
+
+def families(**params):
+    return [
+        BinningTokenizer(bins=16, **params),
+        KMeansTokenizer(codebook_size=8, **params),
+        KMeansTokenizer(codebook_size=8, scope="chunk", **params),
+        ResidualVQTokenizer(levels=2, codebook_size=8, **params),
+        FASTTokenizer(vocab_size=200, **params),
+    ]
+
+
+def ids_of(tokenizers):
+    return [type(tokenizer).__name__ for tokenizer in tokenizers]
+
+
+every_family = pytest.mark.parametrize("tokenizer", families(), ids=ids_of(families()))
+
+
+class TestHorizon:
+    @every_family
+    def test_is_one_second_of_data(self, tokenizer):
+        assert clone(tokenizer).fit(EPISODES).horizon == 20
+
+    def test_is_at_most_the_median_episode(self):
+        episodes = Episodes([np.zeros((t, 2)) for t in (4, 6, 7, 8, 50)], fps=30)
+        assert BinningTokenizer().fit(episodes).horizon == 7
+
+    @every_family
+    def test_is_what_was_asked(self, tokenizer):
+        fitted = clone(tokenizer).set_params(horizon=6).fit(EPISODES)
+        assert fitted.horizon == 6
+        bare = clone(tokenizer).set_params(horizon=6).fit(list(EPISODES.actions))
+        assert bare.horizon == 6
+
+    @every_family
+    def test_is_that_of_chunks(self, tokenizer):
+        assert clone(tokenizer).fit(ACTIONS).horizon == 5
+        with pytest.raises(ActionShapeError, match="horizon 6"):
+            clone(tokenizer).set_params(horizon=6).fit(ACTIONS)
+
+    @every_family
+    def test_of_bare_episodes_is_open_or_refused(self, tokenizer):
+        tokenizer = clone(tokenizer)
+        if tokenizer._needs_horizon():
+            with pytest.raises(ActionShapeError, match="horizon="):
+                tokenizer.fit(list(EPISODES.actions))
+            assert not tokenizer.is_fitted
+        else:
+            assert tokenizer.fit(list(EPISODES.actions)).horizon is None
+
+    @pytest.mark.parametrize("tokenizer", families()[:2], ids=ids_of(families()[:2]))
+    def test_of_episodes_without_fps_is_open(self, tokenizer):
+        """`fit`: families that code every step alone leave it open for episodes without fps."""
+        bare = Episodes(list(EPISODES.actions))
+        assert clone(tokenizer).fit(bare).horizon is None
+        assert clone(tokenizer).fit([bare, bare[:2]]).horizon is None
+
+    def test_longer_than_every_episode_is_refused(self):
+        with pytest.raises(ActionShapeError, match=r"horizon 100 .*longest of 58"):
+            BinningTokenizer(horizon=100).fit(EPISODES)
+
+    @pytest.mark.parametrize("horizon", [0, -1, 2.5, True, "8", np.nan, [8]], ids=str)
+    def test_of_another_kind_is_refused(self, horizon):
+        tokenizer = BinningTokenizer(horizon=horizon)
+        with pytest.raises(ActionValueError, match="expected horizon"):
+            tokenizer.fit(EPISODES)
+
+    def test_may_be_a_numpy_number(self):
+        assert BinningTokenizer(horizon=np.int64(5)).fit(ACTIONS).horizon == 5
+
+    def test_is_never_contradicted(self):
+        tokenizer = BinningTokenizer(bins=4).fit(ACTIONS)
+        ids = tokenizer.encode(ACTIONS)
+        expected = tokenizer.decode(ids)
+        for facts in ({"horizon": 5}, {"time_horizon": 5}, {"action_dim": 3}, {"horizon": 5, "time_horizon": 5}):
+            np.testing.assert_array_equal(tokenizer.decode(ids, **facts), expected)
+        for facts in ({"horizon": 4}, {"time_horizon": 6}, {"action_dim": 2}, {"horizon": 0}, {"horizon": -5}):
+            with pytest.raises(ActionShapeError, match=r"expected (horizon 5|action_dim 3), got"):
+                tokenizer.decode(ids, **facts)
+        with pytest.raises(ActionShapeError, match="one horizon"):
+            tokenizer.decode(ids, horizon=5, time_horizon=6)
+        for call in (tokenizer.try_decode, tokenizer.allowed, tokenizer.length, tokenizer.bits):
+            call(ids, horizon=5, action_dim=3)
+            with pytest.raises(ActionShapeError):
+                call(ids, horizon=4)
+        with pytest.raises(ActionShapeError):
+            tokenizer.max_tokens_for(4)
+
+    def test_left_open_takes_any(self):
+        tokenizer = BinningTokenizer(bins=4).fit(list(EPISODES.actions))
+        assert (tokenizer.max_tokens, tokenizer.pad_id, tokenizer.vocab_size) == (None, 4, 5)
+        ragged = [ACTIONS[0][:t] for t in (2, 5, 3)]
+        ids = tokenizer.encode(ragged)
+        assert ids.shape == (3, 15)
+        assert (ids == 4).sum(1).tolist() == [9, 0, 6]
+        for row, chunk in zip(ids, ragged, strict=True):
+            np.testing.assert_array_equal(tokenizer.decode(row, horizon=len(chunk)), tokenizer.quantize(chunk))
+            np.testing.assert_array_equal(tokenizer.encode(chunk), row[: 3 * len(chunk)])
+        assert [tokenizer.max_tokens_for(t) for t in (1, 2, 50)] == [3, 6, 150]
+        tensors = tokenizer.encode([torch.from_numpy(chunk) for chunk in ragged])
+        np.testing.assert_array_equal(tensors.numpy(), ids)
+        with pytest.raises(ActionShapeError, match="expected horizon= in this call"):
+            tokenizer.decode(ids)
+        with pytest.raises(ActionShapeError, match="chunk 1 of the list"):
+            tokenizer.encode([ACTIONS[0], ACTIONS[0, :, :2]])
+        with pytest.raises(ActionValueError, match=r"chunk 2 of the list: .*step 1, dim 0"):
+            tokenizer.encode([ACTIONS[0], ACTIONS[1, :2], np.where(np.arange(15).reshape(5, 3) == 3, np.nan, 0)])
+
+
+class TestFit:
+    @every_family
+    def test_on_a_sample_equals_the_fit_on_its_episodes(self, tokenizer, tmp_path):
+        tokenizer = tokenizer.set_params(horizon=8)
+        sample = ChunkSample(horizon=8).add(EPISODES)
+        found = [clone(tokenizer).fit(data) for data in (EPISODES, sample, [EPISODES[:5], EPISODES[5:]])]
+        saved = [
+            {file.name: file.read_bytes() for file in fitted.save_pretrained(tmp_path / str(i)).iterdir()}
+            for i, fitted in enumerate(found)
+        ]
+        assert saved[0] == saved[1] == saved[2]
+
+    def test_takes_tensors_and_iterables_of_chunks(self):
+        expected = BinningTokenizer(bins=8).fit(ACTIONS).encode(ACTIONS)
+        for data in (
+            torch.from_numpy(ACTIONS),
+            ACTIONS.astype(np.float64),
+            [ACTIONS],
+            iter([ACTIONS[:20], ACTIONS[20:]]),
+        ):
+            np.testing.assert_array_equal(BinningTokenizer(bins=8).fit(data).encode(ACTIONS), expected)
+
+    def test_ids_do_not_depend_on_what_stands_in_padded_steps(self):
+        is_pad = np.zeros((60, 5), bool)
+        is_pad[::3, 3:] = True
+        is_pad[1::5, 0] = True
+        rows = np.arange(60)
+        zeros, wild = ACTIONS.copy(), ACTIONS.copy()
+        zeros[is_pad], wild[is_pad] = 0, 50
+        for tokenizer in families():
+            fitted = [
+                clone(tokenizer).fit(ChunkSample().add_chunks(data, episode=rows, start=0 * rows, action_is_pad=is_pad))
+                for data in (zeros, wild)
+            ]
+            for name, tensor in fitted[0].state_dict().items():
+                assert torch.equal(tensor, fitted[1].state_dict()[name]), (type(tokenizer).__name__, name)
+            ids = [fitted[0].encode(data, action_is_pad=is_pad) for data in (zeros, wild)]
+            np.testing.assert_array_equal(*ids)
+            quantized = [fitted[0].quantize(data, action_is_pad=is_pad) for data in (zeros, wild)]
+            np.testing.assert_array_equal(*quantized)
+            assert fitted[0].range.high.max() < 2
+
+    def test_padded_steps_hold_the_last_real_one(self):
+        tokenizer = BinningTokenizer(bins=16, range="minmax").fit(ACTIONS)
+        is_pad = np.array([[False, False, True, False, True], [True, False, False, False, True]])
+        held = np.stack([ACTIONS[0][[0, 1, 1, 3, 3]], ACTIONS[1][[1, 1, 2, 3, 3]]])
+        np.testing.assert_array_equal(tokenizer.encode(ACTIONS[:2], action_is_pad=is_pad), tokenizer.encode(held))
+        torched = tokenizer.encode(torch.from_numpy(ACTIONS[:2]), action_is_pad=torch.from_numpy(is_pad))
+        np.testing.assert_array_equal(torched.numpy(), tokenizer.encode(held))
+        np.testing.assert_array_equal(
+            tokenizer.encode(list(ACTIONS[:2]), action_is_pad=list(is_pad)), tokenizer.encode(held)
+        )
+        np.testing.assert_array_equal(
+            tokenizer.encode(ACTIONS[:2][None], action_is_pad=is_pad[None])[0], tokenizer.encode(held)
+        )
+        np.testing.assert_array_equal(
+            tokenizer.quantize(list(ACTIONS[:2]), action_is_pad=list(is_pad)), tokenizer.quantize(held)
+        )
+        with pytest.raises(ActionValueError, match="only padding in chunk 1"):
+            tokenizer.encode(ACTIONS[:2], action_is_pad=np.array([[False] * 5, [True] * 5]))
+        for wrong in (is_pad[:1], is_pad[:, :4], is_pad.astype(int), is_pad.ravel()):
+            with pytest.raises(ActionShapeError, match="action_is_pad"):
+                tokenizer.encode(ACTIONS[:2], action_is_pad=wrong)
+
+    def test_padded_tails_count_no_steps(self):
+        """A step family learns from real steps only: held steps must not weigh on its cells."""
+        actions = np.zeros((40, 4, 1), np.float32)
+        actions[:, 0, 0] = np.linspace(-1, 1, 40)
+        is_pad = np.zeros((40, 4), bool)
+        is_pad[:, 1:] = True
+        rows = np.arange(40)
+        sample = ChunkSample().add_chunks(actions, episode=rows, start=0 * rows, action_is_pad=is_pad)
+        tokenizer = BinningTokenizer(bins=8, strategy="quantile", range="minmax").fit(sample)
+        ids = tokenizer.encode(actions[:, :1].repeat(4, 1))
+        assert np.bincount(ids.ravel()).min() >= 8
+
+    def test_says_how_far_it_is(self):
+        for tokenizer in families():
+            calls = []
+            tokenizer.fit(ACTIONS, progress=lambda *call, calls=calls: calls.append(call))
+            for stage, done, total in calls:
+                assert isinstance(stage, str)
+                assert 0 <= done <= total
+            assert calls == sorted(calls, key=lambda call: call[1])
+        assert calls
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            *(
+                "a/path",
+                5,
+                None,
+                [],
+                {"a": ACTIONS},
+                np.zeros((0, 5, 3)),
+                np.zeros((4, 3)),
+                np.zeros((4, 5, 3), object),
+            ),
+            *(np.full((4, 5, 3), np.nan), [np.full((40, 3), np.inf)], [np.zeros((4, 5, 3)), np.zeros((4, 5, 2))]),
+        ],
+        ids=lambda data: f"{type(data).__name__}{getattr(data, 'shape', '')}",
+    )
+    def test_refuses_other_data(self, data):
+        tokenizer = BinningTokenizer(horizon=5)
+        with pytest.raises(ActionTokenizerError, match="expected"):
+            tokenizer.fit(data)
+        assert not tokenizer.is_fitted
+
+    @pytest.mark.parametrize("asked", ["q", None, 3, [], ["minmax"] * 2, ["minmax", "unit", None]], ids=str)
+    def test_refuses_other_ranges(self, asked):
+        tokenizer = BinningTokenizer(range=asked)
+        with pytest.raises(ActionTokenizerError, match="expected range="):
+            tokenizer.fit(ACTIONS)
+        assert (tokenizer.is_fitted, tokenizer.horizon, tokenizer.action_dim) == (False, None, None)
+
+    def test_that_fails_leaves_no_fit(self):
+        for params in ({"bins": 1}, {"range": "q"}):
+            tokenizer = BinningTokenizer().fit(ACTIONS)
+            tokenizer._params.update(params)
+            with pytest.raises(ActionTokenizerError):
+                tokenizer.fit(ACTIONS)
+            assert not tokenizer.is_fitted
+            assert (tokenizer.horizon, tokenizer.action_dim, tokenizer.provenance) == (None, None, {})
+            with pytest.raises(NotFittedError, match=r"call fit\(data\)"):
+                tokenizer.encode(ACTIONS)
+
+    @pytest.mark.parametrize("data", [np.full((4, 5, 3), np.nan), np.zeros((4, 3)), []], ids=["NaN", "shape", "none"])
+    def test_that_fails_on_its_data_is_whole_or_none(self, data):
+        tokenizer = BinningTokenizer().fit(ACTIONS)
+        before = tokenizer.encode(ACTIONS)
+        with pytest.raises(ActionTokenizerError):
+            tokenizer.fit(data)
+        if tokenizer.is_fitted:  # refused at the door: nothing was touched
+            np.testing.assert_array_equal(tokenizer.encode(ACTIONS), before)
+        else:
+            assert (tokenizer.horizon, tokenizer.action_dim) == (None, None)
+
+    def test_that_is_interrupted_leaves_no_fit(self):
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        tokenizer = FASTTokenizer().fit(ACTIONS)
+        with pytest.raises(KeyboardInterrupt):
+            tokenizer.fit(ACTIONS, progress=stop)
+        assert not tokenizer.is_fitted
+
+
+class TestKeys:
+    def test_of_several_episodes_are_ranges_apart(self):
+        small, large = (
+            smooth_episodes(6, action_dim=3, key="small"),
+            smooth_episodes(6, action_dim=3, key="large", seed=1),
+        )
+        large = Episodes([100 * actions for actions in large.actions], key="large", fps=20.0)
+        for tokenizer in families(horizon=5):
+            tokenizer.fit(iter([small, large]))
+            assert tokenizer.range_keys == ("large", "small")
+            assert tokenizer.provenance["keys"].keys() == {"large", "small"}
+            with pytest.raises(ActionShapeError, match=re.escape("key= one of ['large', 'small'], got no key")):
+                tokenizer.encode(ACTIONS)
+            with pytest.raises(ActionShapeError, match="got key 'medium'"):
+                tokenizer.clip_report(ACTIONS, key="medium")
+            ids = tokenizer.encode(ACTIONS * 100, key="large")
+            assert np.abs(tokenizer.decode(ids, key="large")).max() > 10
+            assert np.abs(tokenizer.decode(ids, key="small")).max() <= 1.01
+            tokenizer.allowed(ids[:, :1])  # ids mean the same under every key
+            tokenizer.length(ids)
+            assert tokenizer.clip_report(ACTIONS * 100, key="small").min() > 0.2
+
+    def test_of_a_given_range_are_kept(self):
+        given = Range([[-1.0] * 3, [-2.0] * 3], [[1.0] * 3, [2.0] * 3], keys=("a", "b"))
+        tokenizer = BinningTokenizer(range=given, horizon=5).fit(Episodes(list(ACTIONS), key="b"))
+        assert tokenizer.range_keys == ("a", "b")
+        assert tokenizer.get_params()["range"] is given
+        with pytest.raises(ActionShapeError, match="keys"):
+            BinningTokenizer(range=given, horizon=5).fit(Episodes(list(ACTIONS), key="c"))
+        with pytest.raises(ActionShapeError, match="action_dim 3"):
+            BinningTokenizer(range=Range([-1.0], [1.0])).fit(ACTIONS)
+
+    def test_with_other_dims_are_refused(self):
+        with pytest.raises(ActionShapeError, match="action_dim 3"):
+            BinningTokenizer(horizon=5).fit([EPISODES, smooth_episodes(3, action_dim=2, key="b")])
+
+
+class TestParameters:
+    def test_are_what_was_asked_and_facts_what_is(self):
+        tokenizer = FASTTokenizer(vocab_size=4096).fit(ACTIONS)
+        assert tokenizer.get_params() == {"horizon": None, "range": "quantile", "scale": 10, "vocab_size": 4096}
+        assert tokenizer.horizon == 5
+        assert tokenizer.vocab_size < 4096
+        tokenizer.get_params()["scale"] = 3
+        assert tokenizer.get_params()["scale"] == 10
+
+    def test_that_are_set_forget_the_fit(self):
+        for tokenizer in families():
+            tokenizer.fit(ACTIONS).set_params(horizon=4)
+            assert not tokenizer.is_fitted
+            assert (tokenizer.horizon, tokenizer.action_dim, dict(tokenizer.provenance)) == (None, None, {})
+            assert tokenizer.state_dict() == {}
+            with pytest.raises(NotFittedError):
+                tokenizer.encode(ACTIONS)
+            assert tokenizer.fit(ACTIONS[:, :4]).horizon == 4
+
+    def test_that_are_unknown_are_listed(self):
+        with pytest.raises(ActionValueError, match=r"\['bins', 'horizon', .*got \['bin', 'lr'\]"):
+            BinningTokenizer().set_params(lr=1, bin=3)
+
+    def test_are_shown(self):
+        tokenizer = BinningTokenizer(bins=7)
+        assert "bins=7" in repr(tokenizer)
+        assert "not fitted" in repr(tokenizer)
+        assert "'vocab_size': 7" in repr(tokenizer.fit(ACTIONS))
+
+    def test_can_be_searched(self):
+        errors = {}
+        for bins in (2, 8, 32):
+            tokenizer = clone(BinningTokenizer()).set_params(bins=bins).fit(ACTIONS)
+            errors[bins] = float(((tokenizer.quantize(ACTIONS) - ACTIONS) ** 2).mean())
+        assert sorted(errors, key=errors.get) == [32, 8, 2]
+
+
+class TestDevice:
+    def test_move_keeps_dtypes(self):
+        for tokenizer in families():
+            tokenizer.fit(ACTIONS)
+            expected = {name: tensor.dtype for name, tensor in tokenizer.state_dict().items()}
+            for moved in (copy.deepcopy(tokenizer).half(), copy.deepcopy(tokenizer).to("meta", torch.float16)):
+                assert {name: tensor.dtype for name, tensor in moved.state_dict().items()} == expected
+            assert {tensor.device.type for tensor in moved.state_dict().values()} == {"meta"}
+
+    def test_inside_a_policy(self):
+        policy = torch.nn.Module()
+        policy.head = torch.nn.Linear(4, 4)
+        policy.tokenizer = BinningTokenizer(bins=8).fit(ACTIONS)
+        expected = policy.tokenizer.encode(ACTIONS)
+        policy.to(torch.bfloat16).train().eval().requires_grad_(False)
+        assert policy.head.weight.dtype == torch.bfloat16
+        np.testing.assert_array_equal(policy.tokenizer.encode(ACTIONS), expected)
+        assert not list(policy.tokenizer.parameters())
+        assert any(name.startswith("tokenizer.range.") for name in policy.state_dict())
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator here")
+    def test_accelerator_gives_the_same_ids(self):
+        actions = smooth_chunks(2000, 16, 4)
+        for tokenizer in families():
+            tokenizer.fit(actions)
+            ids, decoded = tokenizer.encode(actions), tokenizer.quantize(actions)
+            bits, mask = tokenizer.bits(ids), tokenizer.allowed(ids[:, :3])
+            tokenizer.to("cuda")
+            np.testing.assert_array_equal(tokenizer.encode(actions), ids)
+            np.testing.assert_allclose(tokenizer.decode(ids), decoded, atol=1e-6)
+            np.testing.assert_array_equal(tokenizer.allowed(ids[:, :3]), mask)
+            np.testing.assert_allclose(tokenizer.bits(ids), bits)
+            there = torch.from_numpy(actions).cuda()
+            found = tokenizer.encode(there)
+            assert found.device == there.device
+            np.testing.assert_array_equal(found.cpu().numpy(), ids)
+            actions_there, valid = tokenizer.try_decode(found)
+            assert actions_there.device == valid.device == there.device
+            assert bool(valid.all())
+            assert tokenizer.encode(torch.from_numpy(actions)).device.type == "cpu"
+            assert tokenizer.clip_report(there).device == there.device
+            assert [chunk.device for chunk in tokenizer.quantize(list(there[:2]))] == [there.device] * 2
+            assert tokenizer.encode(list(there[:2])).device == there.device
+
+
+class TestProvenance:
+    def test_says_what_was_fitted_on(self):
+        other = smooth_episodes(4, action_dim=3, key="b", seed=5)
+        sample = ChunkSample(k=50, horizon=5).add(EPISODES).add(other)
+        provenance = BinningTokenizer().fit(sample).provenance
+        count = sum(len(actions) - 4 for actions in EPISODES.actions)
+        assert provenance["library"] == f"action-tokenizers {action_tokenizers.__version__}"
+        assert provenance["sources"] == ["smooth_episodes"]
+        assert provenance["keys"] == {"b": sum(len(a) - 4 for a in other.actions), "default": count}
+        assert (provenance["fps"], provenance["chunks"], provenance["sample"]) == (20.0, 50, sample.digest())
+        assert json.loads(json.dumps(dict(provenance))) == dict(provenance)
+
+    def test_changes_with_the_data(self):
+        one, other = (BinningTokenizer(horizon=5).fit(EPISODES[rows]).provenance for rows in ([0, 1], [0, 2]))
+        assert one["sample"] != other["sample"]
+
+
+class TestIds:
+    def test_errors_say_where_and_why(self):
+        tokenizer = BinningTokenizer(bins=4, shared_ids=False, range="minmax").fit(
+            smooth_chunks(50, 2, 2, gripper=False)
+        )
+        ids = np.tile([0, 4, 1, 5], (3, 1))
+        for row, problem in {
+            (0, 4, 4, 5): "id 4 at position 2, which cannot stand there",
+            (0, 4, 1, 8): "id 8 at position 3",
+            (0, 4, 1, -7): "id -7 at position 3",
+        }.items():
+            ids[1] = row
+            with pytest.raises(TokenError, match=rf"{problem}.*row 1.*try_decode"):
+                tokenizer.decode(ids)
+        with pytest.raises(TokenError, match=r"an end after 3"):
+            tokenizer.decode([[0, 4, 1]])
+        with pytest.raises(TokenError, match=r"1 more after the 4"):
+            tokenizer.decode([[0, 4, 1, 5, 0]])
+        for nothing in ([], [[]], np.empty((1, 0), np.int64)):
+            with pytest.raises(TokenError, match="an end after 0"):
+                tokenizer.decode(nothing)
+        for other in ([[0.0, 4.0]], [["a"]], None, 5, [[True, False]], [[0, 4, 1, 5], "x"]):
+            with pytest.raises(TokenError, match="expected"):
+                tokenizer.decode(other)
+
+    def test_of_different_lengths_are_filled_up(self):
+        tokenizer = FASTTokenizer(vocab_size=256).fit(ACTIONS)
+        ids = tokenizer.encode(ACTIONS)
+        rows = [row[row != tokenizer.pad_id].tolist() for row in ids]
+        assert len({len(row) for row in rows}) > 1
+        np.testing.assert_array_equal(tokenizer.decode(rows), tokenizer.decode(ids))
+        np.testing.assert_array_equal(tokenizer.decode([torch.tensor(row) for row in rows]), tokenizer.decode(ids))
+        longer = np.pad(ids, ((0, 0), (0, 5)), constant_values=tokenizer.pad_id)
+        np.testing.assert_array_equal(tokenizer.decode(longer), tokenizer.decode(ids))
+        _, valid = BinningTokenizer(bins=4).fit(ACTIONS).try_decode([[0] * 15, [0] * 14])
+        assert valid.tolist() == [True, False]
+
+    def test_nothing_may_follow_a_pad(self):
+        tokenizer = FASTTokenizer(vocab_size=256).fit(ACTIONS)
+        row = tokenizer.encode(ACTIONS[:1])[0]
+        pad = tokenizer.pad_id
+        for damaged in ([pad, *row], [row[0], pad, *row[1:]], [*row, pad, row[0]]):
+            assert not tokenizer.try_decode(damaged)[1]
+            with pytest.raises(TokenError):
+                tokenizer.decode(damaged)
+        assert tokenizer.try_decode([*row, pad, pad])[1]
+
+    def test_however_large_are_flagged(self):
+        for tokenizer in families():
+            tokenizer.fit(ACTIONS)
+            for huge in (2**63 - 1, -(2**63), 2**32, 2**31, -(2**31) - 1):
+                actions, valid = tokenizer.try_decode([[huge, 0, 0]])
+                assert not valid.any()
+                assert np.isfinite(actions).all()
+
+    @pytest.mark.parametrize("ids", [[[2**64 - 1, 0, 0]], [[2**70, 0, 0]], np.array([[2**64 - 1, 2**63]], np.uint64)])
+    def test_beyond_int64_are_flagged_too(self, ids):
+        """`try_decode`: whatever integers come, it does not raise."""
+        actions, valid = BinningTokenizer(bins=4).fit(ACTIONS).try_decode(ids)
+        assert not valid.any()
+        assert np.isfinite(actions).all()
+
+
+class TestSubclasses:
+    def test_register_by_name(self):
+        assert tokenizer_class("toy_composite") is CompositeTokenizer
+        assert CompositeTokenizer.tokenizer_type == "toy_composite"
+        assert known_types()["toy_composite"] == "tests.fakes.composite:CompositeTokenizer"
+
+    def test_without_a_name_are_not_registered(self):
+        before = known_types()
+
+        class Nameless(BinningTokenizer):
+            pass
+
+        assert known_types() == before
+        assert Nameless.tokenizer_type == "binning"
+
+    def test_may_not_take_a_name(self):
+        with pytest.raises(ActionTokenizerError, match="'binning' is already"):
+
+            class Impostor(BinningTokenizer, name="binning"):
+                pass
+
+        with pytest.raises(UnknownTokenizerError, match="toy_composite"):
+            tokenizer_class("no such type")
+
+    def test_must_write_the_hooks(self):
+        class Empty(ActionTokenizer):
+            pass
+
+        with pytest.raises(TypeError, match="abstract"):
+            Empty()
+
+    def test_call_is_encode(self):
+        for tokenizer in families():
+            tokenizer.fit(ACTIONS)
+            np.testing.assert_array_equal(tokenizer(ACTIONS), tokenizer.encode(ACTIONS))
+            assert not tokenizer.encode(torch.from_numpy(ACTIONS)).requires_grad
+
+
+class TestComposite:
+    """Tokenizers made of tokenizers, as the toy of tests/fakes shows them."""
+
+    def make(self):
+        return CompositeTokenizer(
+            parts=[FASTTokenizer(vocab_size=160), BinningTokenizer(bins=16)], dims=[[0, 1, 2], [3]]
+        )
+
+    def test_lengths_vary_with_the_first_part(self):
+        actions = smooth_chunks(80, 6, 4)
+        tokenizer = self.make().fit(actions)
+        ids = tokenizer.encode(actions)
+        lengths = tokenizer.length(ids)
+        alone = FASTTokenizer(vocab_size=160).fit(actions[..., :3])
+        np.testing.assert_array_equal(lengths, alone.length(alone.encode(actions[..., :3])) + 6)
+        assert len(set(lengths.tolist())) > 2
+        assert tokenizer.vocab_size == alone.vocab_size - 1 + 2 + 1
+        np.testing.assert_array_equal(tokenizer.quantize(actions)[..., :3], alone.quantize(actions[..., :3]))
+        np.testing.assert_array_equal(tokenizer.quantize(actions)[..., 3], actions[..., 3])
+
+    def test_stores_its_parts_where_the_format_reserves_them(self, tmp_path):
+        tokenizer = self.make().fit(smooth_chunks(80, 6, 4))
+        folder = tokenizer.save_pretrained(tmp_path / "composite")
+        config = json.loads((folder / "config.json").read_text())
+        parts = config["params"]["parts"]
+        assert [set(part) for part in parts] == [{"tokenizer_type", "params", "fitted"}] * 2
+        assert [part["tokenizer_type"] for part in parts] == ["fast", "binning"]
+        assert parts[0]["fitted"]["vocab_size"] + parts[1]["fitted"]["vocab_size"] == tokenizer.vocab_size
+        assert {"parts.0.merges", "parts.1.centres", "range.low"} <= set(tokenizer.state_dict())
+        loaded = ActionTokenizer.from_pretrained(folder)
+        assert type(loaded) is CompositeTokenizer
+        actions = smooth_chunks(20, 6, 4, seed=2)
+        np.testing.assert_array_equal(loaded.encode(actions), tokenizer.encode(actions))
+
+    def test_parts_given_stay_unfitted(self):
+        parts = [FASTTokenizer(vocab_size=160), BinningTokenizer(bins=16)]
+        tokenizer = CompositeTokenizer(parts=parts, dims=[[0, 1, 2], [3]]).fit(smooth_chunks(80, 6, 4))
+        assert not any(part.is_fitted for part in parts)
+        assert tokenizer.get_params()["parts"] is parts
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_of_every_family_encode_after_the_parent(start):
+    actions = chunks(smooth_episodes(20, action_dim=4), 8).actions
+    tokenizers = [*families(), TestComposite().make()]
+    encode_in_workers([tokenizer.fit(actions) for tokenizer in tokenizers], actions[:1600], start)
+
+
+def test_another_process_gives_the_same_ids(tmp_path):
+    actions = smooth_chunks(500, 8, 4)
+    encode_in_another_process([tokenizer.fit(actions) for tokenizer in families()], actions, tmp_path)
