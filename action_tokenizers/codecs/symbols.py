@@ -202,8 +202,12 @@ def parse_rows(tables: Tables, ids: _Array, length: int, kept: _Array, complete:
 
 
 @numba.njit(cache=True, nogil=True)
-def decode_rows(tables: Tables, ids: _Array, kept: _Array, out: _Array) -> None:
-    """Write the coefficients of the first `kept (n,)` ids of each row to `out (n, l)` int32; the rest stays."""
+def decode_rows(tables: Tables, ids: _Array, kept: _Array, out: _Array, said: _Array) -> None:
+    """Write the coefficients of the first `kept (n,)` ids of each row to `out (n, l)` int32; the rest stays.
+
+    `said (n,)` becomes their number. What would not fit a row is left out.
+    """
+    length = out.shape[1]
     value, symbols, begin = tables.value, tables.merges.symbols, tables.merges.start
     high, low, first_merge, radix = tables.high, tables.low, tables.first_merge, tables.radix
     for i in range(ids.shape[0]):
@@ -214,9 +218,11 @@ def decode_rows(tables: Tables, ids: _Array, kept: _Array, out: _Array) -> None:
             if high <= token < low:
                 digit = value[token]
             elif low <= token < first_merge:
-                out[i, position] = digit * radix + value[token] - tables.bound
-                position += 1
+                if position < length:
+                    out[i, position] = digit * radix + value[token] - tables.bound
+                    position += 1
             else:
-                for s in range(begin[token], begin[token + 1]):
+                for s in range(begin[token], min(begin[token + 1], begin[token] + length - position)):
                     out[i, position] = value[symbols[s]]
                     position += 1
+        said[i] = position

@@ -48,7 +48,7 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
 
     The DCT and the byte-pair encoding run on the CPU, on whatever device the actions come; so do their tensors.
     A repaired chunk keeps its valid prefix, that is its low frequencies; what is missing counts as zero, or as the
-    mean of the data at frequency 0.
+    mean of the data where not even frequency 0 was said.
 
     Example:
         >>> import numpy as np
@@ -65,7 +65,7 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
 
     alphabet: torch.Tensor  # (m,) int32, coefficients that have a symbol, ascending
     merges: torch.Tensor  # (merges, 2) int32, ids that a merge joins
-    neutral: torch.Tensor  # (d,) int32, coefficient of a missing frequency 0
+    neutral: torch.Tensor  # (d,) mean of the data: a dim whose frequency 0 is missing stands there
 
     def __init__(
         self,
@@ -118,8 +118,7 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
         self._allocate()
         self.alphabet.copy_(torch.from_numpy(alphabet.values))
         self.merges.copy_(torch.from_numpy(pairs))
-        dims = chunks.shape[2]
-        self.neutral.copy_(torch.from_numpy(np.rint(coefficients[:, :dims].mean(0)).astype(np.int32)))
+        self.neutral.copy_(chunks.double().mean(dim=(0, 1)))
 
     def _learn(self, coefficients: npt.NDArray[np.int32], room: int) -> tuple[Alphabet, npt.NDArray[np.int32]]:
         """Choose the alphabet and the merges that fill `room` ids.
@@ -152,7 +151,7 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
         sizes = self._sizes
         self.register_buffer("alphabet", torch.zeros(sizes["alphabet"], dtype=torch.int32))
         self.register_buffer("merges", torch.zeros(sizes["merges"], 2, dtype=torch.int32))
-        self.register_buffer("neutral", torch.zeros(self._action_dim or 0, dtype=torch.int32))
+        self.register_buffer("neutral", torch.zeros(self._action_dim or 0, dtype=torch.float32))
 
     def _check_tensors(self) -> None:
         values, pairs = self.alphabet.cpu().numpy(), self.merges.cpu().numpy()
@@ -168,7 +167,7 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
             and bool((pairs >= 0).all() and (pairs < np.arange(base, base + len(pairs))[:, None]).all())
             and not bool(np.isin(pairs, digits).any())
             and len(np.unique(pairs, axis=0)) == len(pairs)
-            and bool((self.neutral.abs() <= bound).all())
+            and bool((self.neutral.abs() <= 1).all())
         )
         # a chain of doublings would make ids longer than any chunk, and their tables larger than memory
         if not fine or not _spans_fit(base, pairs, (self._horizon or 0) * (self._action_dim or 0)):
@@ -242,16 +241,18 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
     def _decode(self, ids: torch.Tensor, kept: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
         rows, used = ids.cpu().contiguous().numpy(), kept.cpu().numpy()
         out = np.empty((len(rows), horizon, action_dim), np.float32)
-        neutral = np.zeros(horizon * action_dim, np.int32)
-        neutral[:action_dim] = self.neutral.cpu().numpy()
+        said = np.empty(len(rows), np.int64)
         tables, matrix, scale = self._tables(), dct_matrix(horizon), float(self._params["scale"])
 
         def part(i: int, j: int) -> None:
-            coefficients = np.tile(neutral, (j - i, 1))
-            decode_rows(tables, rows[i:j], used[i:j], coefficients)
+            coefficients = np.zeros((j - i, horizon * action_dim), np.int32)
+            decode_rows(tables, rows[i:j], used[i:j], coefficients, said[i:j])
             idct(coefficients, matrix, scale, out[i:j])
 
-        over_rows(part, len(rows), least=64)
+        over_rows(part, len(rows), least=PIECE)
+        short = said < action_dim  # not even the frequency 0 of every dim
+        missing = np.arange(action_dim) >= said[short, None]
+        out[short] += np.where(missing, self.neutral.cpu().numpy(), np.float32(0))[:, None, :]
         return torch.from_numpy(out).to(ids.device)
 
     def _allowed(self, prefix: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:

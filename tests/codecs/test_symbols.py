@@ -65,8 +65,15 @@ def test_what_is_encoded_is_decoded(seed):
     assert complete.all()
     np.testing.assert_array_equal(kept, lengths)
     out = np.full_like(rows, 999)
-    decode_rows(tables, ids.astype(np.int64), kept, out)
+    said = np.empty(len(rows), np.int64)
+    decode_rows(tables, ids.astype(np.int64), kept, out, said)
     np.testing.assert_array_equal(out, rows)
+    assert (said == rows.shape[1]).all()
+    # ids of a longer row never write beyond a shorter one
+    guarded = np.full((len(rows), rows.shape[1] + 8), 999, np.int32)
+    decode_rows(tables, ids.astype(np.int64), kept, guarded[:, : rows.shape[1] // 2], said)
+    assert (guarded[:, rows.shape[1] // 2 :] == 999).all()
+    np.testing.assert_array_equal(guarded[:, : rows.shape[1] // 2], rows[:, : rows.shape[1] // 2])
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -81,8 +88,9 @@ def test_every_id_spans_a_known_number_of_coefficients(seed):
         for m in range(k):
             # a prefix says exactly as many coefficients as its spans add up to, and leaves the others alone
             out = np.full((1, rows.shape[1]), 999, np.int32)
-            decode_rows(tables, line[None].astype(np.int64), np.array([m]), out)
-            assert (out[0] != 999).sum() == tables.span[line[:m]].sum()
+            said = np.empty(1, np.int64)
+            decode_rows(tables, line[None].astype(np.int64), np.array([m]), out, said)
+            assert (out[0] != 999).sum() == said[0] == tables.span[line[:m]].sum()
 
 
 def test_ids_come_in_the_order_the_docstring_gives():
