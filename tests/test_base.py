@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from action_tokenizers.data.synthetic import smooth_chunks, smooth_episodes
 from action_tokenizers.errors import ActionTokenizerError, UnknownTokenizerError
 from action_tokenizers.registry import known_types, tokenizer_class
 from tests.fakes.composite import CompositeTokenizer
+from tests.fakes.damage import accept_allowed, accept_repair
 from tests.fakes.workers import encode_in_another_process, encode_in_workers
 
 ACTIONS = smooth_chunks(60, 5, 3)
@@ -580,3 +582,18 @@ def test_workers_of_every_family_encode_after_the_parent(start):
 def test_another_process_gives_the_same_ids(tmp_path):
     actions = smooth_chunks(500, 8, 4)
     encode_in_another_process([tokenizer.fit(actions) for tokenizer in families()], actions, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [BinningTokenizer, KMeansTokenizer, ResidualVQTokenizer, FASTTokenizer])
+def test_ten_thousand_chunks_of_a_real_robot_are_allowed_and_repaired(family):
+    data = Path(__file__).resolve().parents[2] / "shared" / "data" / "g1_inspire_bottle"
+    if not data.is_dir():
+        pytest.skip("the recorded data beside the repository are not here")
+    train, held_out = Episodes.load(data).split(0.35, seed=0)
+    sample = ChunkSample(8000).add(train, 8)
+    tokenizer = family(horizon=8).fit(sample)
+    actions = ChunkSample(10_000).add(held_out, 8).actions
+    assert len(actions) == 10_000
+    accept_allowed(tokenizer, actions, samples=10_000)
+    accept_repair(tokenizer, sample.actions, actions[:2000])
