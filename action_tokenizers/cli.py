@@ -170,8 +170,8 @@ def _info(options: argparse.Namespace) -> None:
         "default_horizon": default_horizon(episodes),
         "action_dim": episodes.action_dim,
         "action_names": list(episodes.action_names) if episodes.action_names else None,
-        "minimum": joined.min(0).round(5).tolist(),
-        "maximum": joined.max(0).round(5).tolist(),
+        "minimum": joined.min(0).astype(float).round(5).tolist(),
+        "maximum": joined.max(0).astype(float).round(5).tolist(),
         "constant_dims": np.flatnonzero(joined.min(0) == joined.max(0)).tolist(),
         "two_valued_dims": two_valued(episodes.actions),
     }
