@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -174,6 +175,15 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         return self._horizon
 
     @property
+    def asked_horizon(self) -> int | None:
+        """The parameter `horizon`, checked; None: from the data.
+
+        Raises:
+            ActionValueError: neither None nor a positive integer.
+        """
+        return None if self._params["horizon"] is None else self._whole("horizon")
+
+    @property
     def action_dim(self) -> int | None:
         """Dims per step."""
         return self._action_dim
@@ -246,13 +256,20 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
             ActionValueError: no data, NaN or inf, or a parameter outside its domain.
         """
         self._forget()
-        asked = None if self._params["horizon"] is None else self._whole("horizon")
+        asked = self.asked_horizon
         is_open = asked is None and not self._needs_horizon() and _has_no_clock(data)
         sample = ChunkSample.of(data, horizon=1 if is_open else asked)
         if not len(sample.actions):
             raise ActionValueError("expected at least one chunk to fit, got none; give episodes with data")
+        if sample.skipped:
+            warnings.warn(
+                f"{sample.skipped} episodes are shorter than the horizon, {sample.horizon} steps, and were skipped",
+                UserWarning,
+                stacklevel=3,
+            )
         try:
-            self._learn_from(sample, is_open, progress)
+            with torch.device("cpu"):  # also where a policy is being built under another default device
+                self._learn_from(sample, is_open, progress)
         except BaseException:
             self._forget()  # never half fitted
             raise
@@ -397,7 +414,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
     def quantize(self, actions: Any, *, key: str | None = None, action_is_pad: Any = None) -> Any:
         """Return decode(encode(actions)): what a policy could execute in their place (the paper's q)."""
         if is_chunk_list(actions):
-            masks = [None] * len(actions) if action_is_pad is None else action_is_pad
+            masks = _mask_list(action_is_pad, len(actions))
             return [self.quantize(a, key=key, action_is_pad=m) for a, m in zip(actions, masks, strict=True)]
         ids = self.encode(actions, key=key, action_is_pad=action_is_pad)
         shape = actions.shape if hasattr(actions, "shape") else torch.as_tensor(actions).shape
@@ -407,10 +424,17 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
     def clip_report(self, actions: Any, *, key: str | None = None) -> Any:
         """Return the fraction of values outside the range per dim, `(d,)` float64: what encoding clips."""
         fitted = self._fitted_range()
-        chunks, _ = open_actions(actions, fitted.low.device)
-        self._shape(chunks.shape[1], chunks.shape[2])
-        steps = max(1, chunks.shape[0] * chunks.shape[1])
-        fraction = fitted.outside(chunks, key).sum(dim=(0, 1)).double() / steps
+        if is_chunk_list(actions):
+            # every step counts once, however the list is cut into chunks
+            steps = [self._listed(actions, i, None)[0] for i in range(len(actions))]
+            joined = torch.cat(steps)[None]
+            actions = joined if isinstance(actions[0], torch.Tensor) else joined.cpu().numpy()
+            chunks, _ = open_actions(actions, fitted.low.device)
+        else:
+            chunks, _ = open_actions(actions, fitted.low.device)
+            self._shape(chunks.shape[1], chunks.shape[2])
+        count = max(1, chunks.shape[0] * chunks.shape[1])
+        fraction = fitted.outside(chunks, key).sum(dim=(0, 1)).double() / count
         return fraction.to(actions.device) if isinstance(actions, torch.Tensor) else fraction.cpu().numpy()
 
     def forward(self, actions: Any, *, key: str | None = None) -> Any:
@@ -433,6 +457,12 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
 
     def _learn_from(self, sample: ChunkSample, is_open: bool, progress: Progress | None) -> None:
         actions, is_pad, rows = _by_key(sample)
+        lost = sorted(set(sample.count) - set(rows))
+        if lost:
+            raise ActionValueError(
+                f"expected a chunk of every key in the sample, got none of {lost} among {len(actions)}; "
+                "raise the sample's k or give these keys more weight"
+            )
         self._horizon = None if is_open else int(actions.shape[1])
         self._action_dim = int(actions.shape[2])
         real = {k: actions[r][~is_pad[r]] if is_pad is not None else actions[r].flatten(0, 1) for k, r in rows.items()}
@@ -447,12 +477,13 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         self.range = fitted
         self._provenance = self._provenance_of(sample)
 
-    def _whole(self, name: str, least: int = 1) -> int:
-        """Return a parameter that must be an integer of at least `least`."""
+    def _whole(self, name: str, least: int = 1, most: int = 1 << 31) -> int:
+        """Return a parameter that must be an integer from `least` to `most`."""
         value = self._params[name]
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise ActionValueError(f"expected {name} an integer >= {least}, got {value!r}")
-        return int(value)
+        number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+        if number is None or not least <= number <= most:
+            raise ActionValueError(f"expected {name} an integer >= {least} (and <= {most}), got {value!r}")
+        return number
 
     def _positive(self, name: str) -> float:
         """Return a parameter that must be a finite number above 0."""
@@ -507,22 +538,25 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         for i, chunk in enumerate(actions):
             groups.setdefault(chunk.shape[0], []).append(i)
         first = actions[0]
+        masks = _mask_list(action_is_pad, len(actions))
         parts = []
         for members in groups.values():
             # chunk by chunk through the door, so that an error names the chunk of the list
-            chunks = torch.cat([self._listed(actions, i) for i in members])
-            mask = None if action_is_pad is None else [torch.as_tensor(action_is_pad[i]) for i in members]
-            parts.append(self.encode(chunks, key=key, action_is_pad=None if mask is None else torch.stack(mask)))
+            chunks = torch.cat([self._listed(actions, i, masks[i]) for i in members])
+            parts.append(self.encode(chunks, key=key))
         width = max(part.shape[1] for part in parts)
-        out = torch.full((len(actions), width), -1 if self.pad_id is None else self.pad_id, dtype=torch.int64)
+        pad = -1 if self.pad_id is None else self.pad_id
+        out = torch.full((len(actions), width), pad, dtype=torch.int64, device="cpu")
         for members, part in zip(groups.values(), parts, strict=True):
-            out[torch.tensor(members), : part.shape[1]] = part.cpu()
+            out[torch.tensor(members, device="cpu"), : part.shape[1]] = part.cpu()
         return out.to(first.device) if isinstance(first, torch.Tensor) else out.numpy()
 
-    def _listed(self, actions: Any, i: int) -> torch.Tensor:
+    def _listed(self, actions: Any, i: int, is_pad: Any) -> torch.Tensor:
         try:
             chunk, _ = open_actions(actions[i], self._fitted_range().low.device)
             self._shape(chunk.shape[1], chunk.shape[2])
+            if is_pad is not None:
+                chunk = hold_last(chunk, open_mask(is_pad, chunk.shape[:2], chunk.device))
         except (ActionShapeError, ActionValueError) as error:
             raise type(error)(f"chunk {i} of the list: {error}") from error
         return chunk
@@ -574,6 +608,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
             "keys": {key: int(count) for key, count in sorted(sample.count.items())},
             "fps": sample.fps,
             "chunks": len(sample.actions),
+            "skipped_episodes": sample.skipped,
             "sample": sample.digest(),
             "relative": None if sample.relative is None else sample.relative.to_json(),
         }
@@ -587,6 +622,16 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
 
         super()._apply(keep_dtype, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def _mask_list(masks: Any, chunks: int) -> list[Any]:
+    """Return one mask, or None, per chunk of a list."""
+    if masks is None:
+        return [None] * chunks
+    if not isinstance(masks, list | tuple) or len(masks) != chunks:
+        got = len(masks) if isinstance(masks, list | tuple) else type(masks).__name__
+        raise ActionShapeError(f"expected action_is_pad as a list of one mask or None per chunk, {chunks}, got {got}")
+    return list(masks)
 
 
 def _has_no_clock(data: Any) -> bool:

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -75,13 +76,12 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
+    out = _output_folder(options.out)
     episodes = Episodes.load(DEMO_DATA)
     tokenizers = {name: _unfitted(name, {"horizon": options.horizon}) for name in BUILT_IN}
     with _progress() as progress:
         comparison = compare(tokenizers, episodes, stride=DEMO_STRIDE, progress=progress)
-    for name, tokenizer in tokenizers.items():
+    for name, tokenizer in comparison.tokenizers.items():
         tokenizer.save_pretrained(out / "tokenizers" / name)
     _write(out / "comparison.md", comparison.to_markdown())
     _write(out / "comparison.json", comparison.to_json() + "\n")
@@ -91,19 +91,21 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _fit(options: argparse.Namespace) -> None:
+    if options.angles and not options.relative_to:
+        raise ActionValueError("expected --relative-to beside --angles: only relative dims wrap around; got none")
+    _output_folder(options.out)
     kind, params = parse_spec(options.spec)
-    if options.horizon is not None:
-        params["horizon"] = options.horizon
-    tokenizer = _unfitted(kind, params)
-    sources = [_load(source, options, several=len(options.data) > 1) for source in options.data]
+    tokenizer = _unfitted(kind, {"horizon": options.horizon} | params)
+    sources = _load_several(options)
     sample = ChunkSample(options.max_chunks, options.seed)
-    horizon = params.get("horizon") or default_horizon(sources[0])
+    horizon = tokenizer.asked_horizon or default_horizon(sources[0])
     if horizon is None:
         raise ActionValueError(f"expected --horizon, because {sources[0].source} does not say its fps")
     relative = Relative(options.relative_to, options.angles) if options.relative_to else None
     for episodes in sources:
         sample.add(episodes, horizon, options.stride, relative)
-    with _progress() as progress:
+    with _progress() as progress, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*shorter than the horizon")  # printed below
         tokenizer.fit(sample, progress=progress)
     folder = tokenizer.save_pretrained(options.out)
     facts = _facts_of(tokenizer) | {"skipped_episodes": sample.skipped, "folder": str(folder)}
@@ -111,23 +113,26 @@ def _fit(options: argparse.Namespace) -> None:
 
 
 def _encode(options: argparse.Namespace) -> None:
+    _output_file(options.out)
     tokenizer = ActionTokenizer.from_pretrained(options.tokenizer)
     episodes = _load(options.data, options)
     horizon = options.horizon or tokenizer.horizon or default_horizon(episodes)
     if horizon is None:
         raise ActionValueError(f"expected --horizon, because neither {options.tokenizer} nor the data say one")
-    found = chunks(episodes, horizon, options.stride or horizon, tokenizer.relative)
-    key = options.range_key or (episodes.key if episodes.key in tokenizer.range_keys else None)
-    ids = tokenizer.encode(found.actions, key=key)
+    # to the end of every episode: the last chunk repeats its last step, and the mask says so
+    found = chunks(episodes, horizon, options.stride or horizon, tokenizer.relative, pad_tail=True)
+    key = options.key or (tokenizer.range_keys[0] if len(tokenizer.range_keys) == 1 else None)
+    ids = tokenizer.encode(found.actions, key=key, action_is_pad=found.action_is_pad)
     lengths = tokenizer.length(ids, horizon=horizon)
     # decode needs what relative actions are relative to
     references = {} if found.reference is None else {"reference": found.reference}
-    where = {"episode": found.episode, "start": found.start, "horizon": horizon}
+    is_pad = np.zeros(found.actions.shape[:2], bool) if found.action_is_pad is None else found.action_is_pad
+    where = {"episode": found.episode, "start": found.start, "horizon": horizon, "action_is_pad": is_pad}
+    references["key"] = np.array(key or "")
     _save_arrays(options.out, ids=ids, length=lengths, **where, **references)
     facts = {
         "chunks": len(ids),
         "tokens": float(lengths.mean()),
-        "skipped_episodes": found.skipped,
         "clipped": float(tokenizer.clip_report(found.actions, key=key).mean()),
         "file": str(options.out),
     }
@@ -136,17 +141,18 @@ def _encode(options: argparse.Namespace) -> None:
 
 def _decode(options: argparse.Namespace) -> None:
     tokenizer = ActionTokenizer.from_pretrained(options.tokenizer)
-    ids, horizon, reference = _load_ids(Path(options.ids))
+    _output_file(options.out)
+    ids, horizon, reference, key = _load_ids(Path(options.ids))
     if tokenizer.relative is not None and reference is None:
         raise FormatError(
             f"expected `reference` in {options.ids}, because the tokenizer's actions are relative; got none"
         )
-    where = {"horizon": horizon if tokenizer.horizon is None else None, "key": options.range_key}
+    where: dict[str, Any] = {"horizon": horizon if tokenizer.horizon is None else None, "key": options.key or key}
     if options.repair:
         actions, valid = tokenizer.try_decode(ids, **where)
     else:
         actions = tokenizer.decode(ids, **where)
-        valid = np.ones(len(actions), bool)
+        valid = np.ones(np.shape(ids)[:-1], bool)
     if tokenizer.relative is not None:
         actions = tokenizer.relative.invert(actions, reference)
     _save_arrays(options.out, actions=actions, valid=valid)
@@ -179,16 +185,19 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
+    if options.out:
+        _output_folder(options.out)
     episodes = _load(options.data, options)
     tokenizers: dict[str, ActionTokenizer] = {}
     for spec in options.tokenizers or list(BUILT_IN):
-        kind, params = parse_spec(spec)
+        name = Path(spec).name if Path(spec).is_dir() else spec
+        if name in tokenizers:
+            raise ActionValueError(f"expected every tokenizer once, got {name!r} twice")
         if Path(spec).is_dir():
-            tokenizers[Path(spec).name if Path(spec).name not in tokenizers else spec] = (
-                ActionTokenizer.from_pretrained(spec)
-            )
+            tokenizers[name] = ActionTokenizer.from_pretrained(spec)
         else:
-            tokenizers[spec] = _unfitted(kind, {"horizon": options.horizon} | params)
+            kind, params = parse_spec(spec)
+            tokenizers[name] = _unfitted(kind, {"horizon": options.horizon} | params)
     with _progress() as progress:
         comparison = compare(
             tokenizers,
@@ -200,19 +209,30 @@ def _compare(options: argparse.Namespace) -> None:
             allow_single_episode=options.allow_single_episode,
             progress=progress,
         )
+    _show(comparison, options.json)
     if options.out:
         out = Path(options.out)
-        out.mkdir(parents=True, exist_ok=True)
         _write(out / "comparison.md", comparison.to_markdown())
         _write(out / "comparison.json", comparison.to_json() + "\n")
-    _show(comparison, options.json)
 
 
-def _load(source: str, options: argparse.Namespace, *, several: bool = False) -> Episodes:
-    columns = {"action": options.action, "state": options.state, "fps": options.fps}
-    episodes = Episodes.load(source, key=options.key, **columns)
-    # several robots or data sets get a range each, named after them
-    return Episodes.load(source, key=episodes.source, **columns) if several and options.key is None else episodes
+def _load(source: str, options: argparse.Namespace) -> Episodes:
+    return Episodes.load(source, key=options.key, action=options.action, state=options.state, fps=options.fps)
+
+
+def _load_several(options: argparse.Namespace) -> list[Episodes]:
+    """Load the data sets of a fit; several get a range key each, as much of their paths as tells them apart."""
+    loaded = [_load(source, options) for source in options.data]
+    if len(loaded) == 1 or options.key is not None:
+        return loaded
+    parts = [
+        Path(source).resolve().parts if Path(source).exists() else tuple(source.split("/")) for source in options.data
+    ]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return [replace(episodes, key=name, source=name) for episodes, name in zip(loaded, names, strict=True)]
+    raise ActionValueError(f"expected every data set once, got {options.data}")
 
 
 def _unfitted(kind: str, params: dict[str, Any]) -> ActionTokenizer:
@@ -220,15 +240,16 @@ def _unfitted(kind: str, params: dict[str, Any]) -> ActionTokenizer:
         tokenizer: ActionTokenizer = tokenizer_class(kind)(**params)
     except TypeError as error:
         raise ActionValueError(f"expected parameters of {kind}, got {error}") from error
+    _ = tokenizer.asked_horizon  # refused now, not after the data are read
     return tokenizer
 
 
-def _load_ids(file: Path) -> tuple[Any, int | None, Any]:
+def _load_ids(file: Path) -> tuple[Any, int | None, Any, str | None]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             horizon = int(arrays["horizon"]) if "horizon" in arrays else None
-            return arrays["ids"], horizon, arrays.get("reference")
-    except (ValueError, KeyError, EOFError, BadZipFile) as error:
+            return arrays["ids"], horizon, arrays.get("reference"), str(arrays.get("key", "")) or None
+    except (ValueError, TypeError, LookupError, EOFError, BadZipFile) as error:
         raise FormatError(f"expected an .npz written by encode, got {file}: {error}") from error
 
 
@@ -284,10 +305,22 @@ def _write(file: Path, text: str) -> None:
     file.write_text(text, encoding="utf-8")
 
 
-def _save_arrays(out: str, **arrays: Any) -> None:
+def _output_folder(out: str) -> Path:
+    """Make the folder before the work, so that no result is lost to a folder that cannot be written."""
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"expected a folder that can be written, got {out}")
+    return folder
+
+
+def _output_file(out: str) -> None:
     if not out.endswith(".npz"):
         raise ActionValueError(f"expected --out to end in .npz, got {out!r}")
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    _output_folder(str(Path(out).parent))
+
+
+def _save_arrays(out: str, **arrays: Any) -> None:
     partial = Path(f"{out}.partial")
     try:
         with partial.open("wb") as file:
@@ -354,14 +387,13 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", required=True, metavar="FILE.npz")
     verb.add_argument("--horizon", type=_positive, help="where the tokenizer leaves it open")
     verb.add_argument("--stride", type=_positive, help="between chunk starts (the horizon)")
-    verb.add_argument("--range-key", metavar="KEY", help="whose range, where several were fitted")
     _columns(verb)
 
     verb = _verb(verbs, "decode", _decode, "write the actions of an .npz of ids to an .npz")
     verb.add_argument("tokenizer", metavar="DIR")
     verb.add_argument("ids", metavar="FILE.npz")
     verb.add_argument("--out", required=True, metavar="FILE.npz")
-    verb.add_argument("--range-key", metavar="KEY", help="whose range, where several were fitted")
+    verb.add_argument("--key", help="whose range (the one that encode used)")
     verb.add_argument("--repair", action="store_true", help="repair undecodable rows and flag them in `valid`")
 
     verb = _verb(verbs, "info", _info, "show what a tokenizer folder or a data set holds")
@@ -390,14 +422,21 @@ def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], None], summ
 def _sampling(verb: Any, max_chunks: int) -> None:
     verb.add_argument("--stride", type=_positive, default=1, help="between chunk starts (%(default)s)")
     verb.add_argument("--max-chunks", type=_positive, default=max_chunks, help="most chunks used (%(default)s)")
-    verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--seed", type=_whole, default=0)
 
 
 def _columns(verb: Any) -> None:
     verb.add_argument("--action", metavar="COLUMN", help="where the actions are, if not under a common name")
     verb.add_argument("--state", metavar="COLUMN")
-    verb.add_argument("--key", help="range key of this data set")
+    verb.add_argument("--key", help="range key of this data set: whose range, where several were fitted")
     verb.add_argument("--fps", type=float, help="where the data do not say")
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 1 << 31:
+        raise argparse.ArgumentTypeError(f"expected an integer from 0 to 2**31 - 1, got {text}")
+    return value
 
 
 def _positive(text: str) -> int:

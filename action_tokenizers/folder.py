@@ -26,7 +26,16 @@ def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes], our
     Raises:
         OSError: it cannot be written; the folder is as it was.
     """
-    target = Path(os.path.realpath(folder))
+    try:
+        return _write_folder(Path(os.path.realpath(folder)), files, ours)
+    except OSError as error:
+        if ".saving-" not in str(error.filename):
+            raise
+        # the caller knows the folder, not our file aside
+        raise type(error)(error.errno, f"cannot write to {folder}: {error.strerror or error}") from error
+
+
+def _write_folder(target: Path, files: Mapping[str, bytes], ours: Iterable[str]) -> Path:
     names = {*ours, *files}
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"expected a folder to save to, got the file {target}")

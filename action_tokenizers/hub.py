@@ -88,6 +88,11 @@ class PretrainedMixin:
         path = Path(folder)
         if not path.is_dir():
             raise FormatError(f"expected a folder written by save_pretrained, got {str(folder)!r}, which is none")
+        with torch.device("cpu"):  # also where a policy is being built under another default device
+            return cls._from_folder(path)
+
+    @classmethod
+    def _from_folder(cls, path: Path) -> Self:
         config = _read_config(path / CONFIG)
         wrote = config["provenance"].get("written_by") or [config["provenance"].get("library", "an unknown library")]
         found = tokenizer_class(config["tokenizer_type"], distribution=", ".join(map(str, wrote)))

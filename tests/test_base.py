@@ -61,7 +61,8 @@ class TestHorizon:
 
     def test_is_at_most_the_median_episode(self):
         episodes = Episodes([np.zeros((t, 2)) for t in (4, 6, 7, 8, 50)], fps=30)
-        assert BinningTokenizer().fit(episodes).horizon == 7
+        with pytest.warns(UserWarning, match="shorter than the horizon"):
+            assert BinningTokenizer().fit(episodes).horizon == 7
 
     @every_family
     def test_is_what_was_asked(self, tokenizer):
@@ -92,6 +93,12 @@ class TestHorizon:
         bare = Episodes(list(EPISODES.actions))
         assert clone(tokenizer).fit(bare).horizon is None
         assert clone(tokenizer).fit([bare, bare[:2]]).horizon is None
+
+    def test_skipped_episodes_are_told_and_stored(self):
+        some_short = Episodes([*EPISODES.actions, *(a[:10] for a in EPISODES.actions[:3])], fps=20.0)
+        with pytest.warns(UserWarning, match="3 episodes are shorter than the horizon, 12 steps"):
+            tokenizer = BinningTokenizer(horizon=12).fit(some_short)
+        assert tokenizer.provenance["skipped_episodes"] == 3
 
     def test_longer_than_every_episode_is_refused(self):
         with pytest.raises(ActionShapeError, match=r"horizon 100 .*longest of 58"):

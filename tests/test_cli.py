@@ -58,7 +58,7 @@ def test_fit_encode_decode_info(run, data, tmp_path):
     assert facts(out)["horizon"] == 8
     code, out, _ = run("encode", folder, data, "--out", ids, "--fps", 10, "--json")
     assert code == 0
-    assert facts(out)["chunks"] == sum(n // 8 for n in Episodes.load(data).lengths)
+    assert facts(out)["chunks"] == sum(-(-n // 8) for n in Episodes.load(data).lengths)
     code, out, _ = run("decode", folder, ids, "--out", actions, "--json")
     assert code == 0
     assert facts(out)["repaired"] == 0
@@ -115,13 +115,40 @@ def test_relative_actions_come_back_absolute(run, tmp_path):
 
 def test_fit_on_two_robots_keeps_a_range_each(run, data, tmp_path):
     other = tmp_path / "other.npz"
-    np.savez(other, action=5 * np.concatenate(Episodes.load(data).actions), episode_ends=[100], fps=10)
+    actions = 5 * np.concatenate(Episodes.load(data).actions)
+    np.savez(other, action=actions, episode_ends=[len(actions)], fps=10)
     code, _out, _ = run("fit", "binning", data, other, "--out", tmp_path / "tok", "--horizon", 8, "--json")
     assert code == 0
     tokenizer = ActionTokenizer.from_pretrained(tmp_path / "tok")
     assert len(tokenizer.range_keys) == 2
     low, high = tokenizer.range.low, tokenizer.range.high
     assert float((high - low).max() / (high - low).min()) > 4
+
+
+def test_folders_of_one_name_get_longer_keys(run, data, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "original").mkdir(parents=True)
+        actions = np.concatenate(Episodes.load(data).actions)
+        np.savez(tmp_path / name / "original" / "e.npz", action=actions, episode_ends=[len(actions)])
+    sets = [tmp_path / name / "original" / "e.npz" for name in ("a", "b")]
+    assert run("fit", "binning:bins=8", *sets, "--out", tmp_path / "tok", "--horizon", 8)[0] == 0
+    assert ActionTokenizer.from_pretrained(tmp_path / "tok").range_keys == ("a/original/e.npz", "b/original/e.npz")
+    ids, out = tmp_path / "ids.npz", tmp_path / "actions.npz"
+    code, _, err = run("encode", tmp_path / "tok", sets[1], "--out", ids)
+    assert code == 2
+    assert "a/original/e.npz" in err
+    assert run("encode", tmp_path / "tok", sets[1], "--out", ids, "--key", "b/original/e.npz")[0] == 0
+    assert run("decode", tmp_path / "tok", ids, "--out", out)[0] == 0  # the file knows its key
+    code, _, err = run("fit", "binning", sets[0], sets[0], "--out", tmp_path / "tok", "--horizon", 8)
+    assert code == 2
+    assert "once" in err
+
+
+def test_encode_covers_every_frame(run, data, tmp_path):
+    run("fit", "binning", data, "--out", tmp_path / "tok", "--horizon", 8)
+    run("encode", tmp_path / "tok", data, "--out", tmp_path / "ids.npz")
+    with np.load(tmp_path / "ids.npz") as written:
+        assert (~written["action_is_pad"]).sum() == Episodes.load(data).frames
 
 
 def test_info_shows_data(run):
@@ -159,6 +186,16 @@ def test_compare_types_specs_and_folders(run, data, tmp_path):
         (["encode", "{tmp}", "{data}", "--out", "{tmp}/x.npz"], "config.json"),
         (["demo", "--out", "{tmp}/file/demo"], "file"),
         (["decode", "{tmp}", "{tmp}/none.npz", "--out", "{tmp}/x.npz"], "config.json"),
+        (["encode", "{tmp}", "{data}", "--out", "{tmp}/x.txt"], ".npz"),
+        (["fit", 'fast:horizon="abc"', "{data}", "--out", "{tmp}/t"], "horizon"),
+        (["fit", "fast:horizon=0", "{data}", "--out", "{tmp}/t"], "horizon"),
+        (["compare", "{data}", "fast:horizon=2.5"], "horizon"),
+        (["fit", "fast:vocab_size=1099511627776", "{data}", "--out", "{tmp}/t", "--horizon", "8"], "vocab_size"),
+        (["fit", "kmeans:seed=4294967296", "{data}", "--out", "{tmp}/t", "--horizon", "8"], "seed"),
+        (["fit", "residual_vq:seed=4294967295", "{data}", "--out", "{tmp}/t", "--horizon", "8"], "seed"),
+        (["fit", "fast", "{data}", "--out", "{tmp}/t", "--horizon", "8", "--angles", "1"], "--relative-to"),
+        (["compare", "{data}", "binning", "binning", "--horizon", "8"], "twice"),
+        (["compare", "{data}", "--horizon", "8", "--out", "{tmp}/file/x"], "file"),
     ],
 )
 def test_unusable_input_is_one_line_and_exit_2(run, data, tmp_path, arguments, told):
@@ -172,7 +209,7 @@ def test_unusable_input_is_one_line_and_exit_2(run, data, tmp_path, arguments, t
 
 
 def test_wrong_usage_exits_2(capsys):
-    for arguments in ([], ["nonsense"], ["compare"], ["fit", "fast"]):
+    for arguments in ([], ["nonsense"], ["compare"], ["fit", "fast"], ["compare", "data", "--seed", "-1"]):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == 2

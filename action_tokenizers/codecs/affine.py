@@ -6,11 +6,11 @@ to more than one ulp of the range. On the CPU one fused pass does it without flo
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from action_tokenizers.codecs.kernel import kernel
 from action_tokenizers.codecs.threads import over_rows
 
 __all__ = ["from_unit", "to_unit"]
@@ -61,7 +61,7 @@ def _fused(kernel: Any, x: torch.Tensor, first: torch.Tensor, second: torch.Tens
 _Array = npt.NDArray[Any]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _to_unit_kernel(x: _Array, middle: _Array, scale: _Array, out: _Array) -> None:
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
@@ -69,7 +69,7 @@ def _to_unit_kernel(x: _Array, middle: _Array, scale: _Array, out: _Array) -> No
             out[i, j] = np.float32(min(1.0, max(-1.0, z)))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _from_unit_kernel(z: _Array, low: _Array, high: _Array, out: _Array) -> None:
     for i in range(z.shape[0]):
         for j in range(z.shape[1]):

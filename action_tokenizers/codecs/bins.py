@@ -7,11 +7,11 @@ numpy.digitize.
 import math
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from action_tokenizers.codecs.kernel import kernel
 from action_tokenizers.codecs.threads import over_rows
 
 __all__ = [
@@ -72,18 +72,30 @@ def gaussian_cells(k: int, mean: float, std: float) -> Cells:
 def quantile_cells(values: npt.NDArray[np.float32], k: int) -> Cells:
     """Return at most k cells of nearly equal mass, decoded to the mean of their data.
 
-    The cells lie around the distinct ones of the k mid-quantiles, so a value that holds much of the mass gets one
-    cell and is not merged with another. Where k or fewer distinct values exist, each is a level.
+    The cells lie around the k mid-quantiles. A value that holds more of them (a gripper at rest) gets one cell, and
+    the cells it does not need go to the other values, so that a rare opening keeps its own. Where k or fewer distinct
+    values exist, each is a level.
     """
     levels = np.unique(values).astype(np.float64)
     if len(levels) <= k:
         return level_cells(levels)
-    codewords = np.unique(np.quantile(values, (np.arange(k) + 0.5) / k, method="nearest")).astype(np.float64)
+    codewords = _spread(values, k).astype(np.float64)
     edges = (codewords[:-1] + codewords[1:]) / 2
     cell = np.searchsorted(edges, values, side="right")
     count = np.bincount(cell, minlength=len(codewords))
     centres = np.bincount(cell, weights=values, minlength=len(codewords)) / count  # every codeword is in its cell
     return edges, centres
+
+
+def _spread(values: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.float32]:
+    """Return at most k codewords, ascending: those of repeated mid-quantiles once, the others of what is left."""
+    quantiles = np.quantile(values, (np.arange(k) + 0.5) / k, method="nearest")
+    found, times = np.unique(quantiles, return_counts=True)
+    atoms = found[times > 1]
+    rest = values[~np.isin(values, atoms)]
+    if not len(atoms) or not len(rest):
+        return found
+    return np.unique(np.concatenate([atoms, _spread(rest, k - len(atoms))]))
 
 
 def level_cells(levels: npt.NDArray[np.float64]) -> Cells:
@@ -103,7 +115,7 @@ def bin_index(values: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
     """
     if values.device.type != "cpu":
         return torch.searchsorted(edges, values.T.contiguous(), right=True).T
-    out = torch.empty(values.shape, dtype=torch.int64)
+    out = torch.empty(values.shape, dtype=torch.int64, device="cpu")
     source, borders, target = values.contiguous().numpy(), edges.contiguous().numpy(), out.numpy()
     over_rows(lambda i, j: _index(source[i:j], borders, target[i:j]), len(source), least=1024)
     return out
@@ -115,7 +127,7 @@ def bin_value(index: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
     return centres[dims, index]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _index(values: _Array, edges: _Array, out: _Array) -> None:
     for j in range(values.shape[1]):
         borders = edges[j]

@@ -9,9 +9,10 @@ pieces walks such a run in one step.
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from action_tokenizers.codecs.kernel import kernel
 
 __all__ = ["Merges", "blank_runs", "build_merges", "encode_run"]
 
@@ -89,7 +90,7 @@ def build_merges(base: int, pairs: npt.NDArray[np.int32], blank: int = 0) -> Mer
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _expand(left: _Array, right: _Array, start: _Array, symbols: _Array) -> None:
     for i in range(len(left)):
         if left[i] < 0:
@@ -102,7 +103,7 @@ def _expand(left: _Array, right: _Array, start: _Array, symbols: _Array) -> None
                 place += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _place(keys: _Array, key: _Int) -> _Int:
     mask = len(keys) - 1
     place = (key * _HASH) >> 20 & mask
@@ -111,7 +112,7 @@ def _place(keys: _Array, key: _Int) -> _Int:
     return place
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _hash_pairs(left: _Array, right: _Array, keys: _Array, ids: _Array) -> None:
     v = len(left)
     for i in range(v):
@@ -122,7 +123,7 @@ def _hash_pairs(left: _Array, right: _Array, keys: _Array, ids: _Array) -> None:
             ids[place] = i
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _clashes(left: _Array, right: _Array, keys: _Array, ids: _Array, x: _Int, y: _Int, before: _Int) -> bool:
     """Say whether a merge of a rank below `before` crosses the border of the adjacent pieces `x`, `y`.
 
@@ -148,7 +149,7 @@ def _clashes(left: _Array, right: _Array, keys: _Array, ids: _Array, x: _Int, y:
             used_right, y = y, np.int64(left[y])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _reachable(left: _Array, right: _Array, keys: _Array, ids: _Array) -> _Array:
     """Say which ids encoding can ever give: those whose own symbols come out as that id.
 
@@ -162,7 +163,7 @@ def _reachable(left: _Array, right: _Array, keys: _Array, ids: _Array) -> _Array
     return found
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fill_second(root: _Array, child: _Array, sibling: _Array, node_symbol: _Array, second: _Array) -> None:
     for symbol in range(len(second)):
         node = child[root[symbol]]
@@ -171,7 +172,7 @@ def _fill_second(root: _Array, child: _Array, sibling: _Array, node_symbol: _Arr
             node = sibling[node]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _step(child: _Array, sibling: _Array, node_symbol: _Array, node: int, symbol: int) -> int:
     node = child[node]
     while node >= 0 and node_symbol[node] != symbol:
@@ -179,7 +180,7 @@ def _step(child: _Array, sibling: _Array, node_symbol: _Array, node: int, symbol
     return node
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _trie(
     base: int, start: _Array, symbols: _Array, blank: int, reachable: _Array
 ) -> tuple[_Array, _Array, _Array, _Array, _Array, _Array, _Array]:
@@ -250,7 +251,7 @@ def _trie(
     return number[:base].copy(), new_symbol, longest, new_child, new_sibling, blanks, shorter
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def blank_runs(symbols: _Array, blank: int, runs: _Array) -> None:
     """Write to `runs` how many blanks stand at each position and right of it."""
     run = 0
@@ -259,7 +260,7 @@ def blank_runs(symbols: _Array, blank: int, runs: _Array) -> None:
         runs[p] = run
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def encode_run(merges: Merges, symbols: _Array, runs: _Array, start: int, stop: int, out: _Array, dead: _Array) -> int:
     """Write the ids of `symbols[start:stop]` to `out` and return their number.
 

@@ -7,9 +7,10 @@ own occurrences and nothing else.
 
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from action_tokenizers.codecs.kernel import kernel
 
 __all__ = ["BARRIER", "train_merges"]
 
@@ -43,7 +44,7 @@ def train_merges(
     return pairs[:done], counts[:done]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _slot(keys: _Array, slots: _Array, key: int) -> int:
     """Return the place of `key` in the open-addressing table, or the free place where it belongs."""
     mask = len(keys) - 1
@@ -53,7 +54,7 @@ def _slot(keys: _Array, slots: _Array, key: int) -> int:
     return place
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _grow(keys: _Array, slots: _Array) -> tuple[_Array, _Array]:
     larger = np.empty(2 * len(keys), np.int64)
     larger_slots = np.full(2 * len(keys), -1, np.int32)
@@ -65,7 +66,7 @@ def _grow(keys: _Array, slots: _Array) -> tuple[_Array, _Array]:
     return larger, larger_slots
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _train(symbol: _Array, first_id: int, merges: int, least_count: int, pairs: _Array, merge_counts: _Array) -> int:
     n = len(symbol)
     width = np.int64(first_id + merges)

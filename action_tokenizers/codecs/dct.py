@@ -7,9 +7,10 @@ The sums run in a fixed order in float64, so the coefficients of a chunk do not 
 from functools import lru_cache
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from action_tokenizers.codecs.kernel import kernel
 
 __all__ = ["coefficient_bound", "dct_matrix", "dct_round", "idct"]
 
@@ -39,7 +40,7 @@ def coefficient_bound(horizon: int, scale: float, amplitude: float = 1.0) -> int
     return int(np.rint(amplitude * scale * np.sqrt(horizon)))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def dct_round(z: _Array, matrix: _Array, scale: float, bound: int, out: _Array) -> None:
     """Fill `out (n, t * d)` int32 with rint(scale * DCT(z)), frequency-major: all dims of frequency 0 first.
 
@@ -82,7 +83,7 @@ def dct_round(z: _Array, matrix: _Array, scale: float, bound: int, out: _Array) 
                     out[i + e, k * d + j] = min(bound, max(-bound, value))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def idct(coefficients: _Array, matrix: _Array, scale: float, out: _Array) -> None:
     """Fill `out (n, t, d)` float32 from `coefficients (n, t * d)` int32; zero coefficients cost nothing."""
     n, t, d = out.shape

@@ -3,14 +3,14 @@
 import warnings
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from action_tokenizers.codecs.kernel import kernel
 from action_tokenizers.codecs.threads import over_rows
 
-__all__ = ["fit_codebook", "nearest"]
+__all__ = ["MOST_SEED", "fit_codebook", "nearest"]
 
 _Array = npt.NDArray[Any]
 
@@ -19,6 +19,8 @@ BLOCK = 1 << 21
 # k-means sees at most this many vectors, or ROWS_PER_CODEWORD per codeword where that is more
 LEAST_ROWS, ROWS_PER_CODEWORD = 8192, 64
 ITERATIONS = 50
+# scikit-learn takes seeds of 32 bits; levels add to them
+MOST_SEED = (1 << 31) - 1
 
 
 def nearest(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
@@ -55,7 +57,7 @@ def nearest(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 def _pick(scores: torch.Tensor, margin: torch.Tensor, vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     """Return the codeword of least score `(n, k)`; within `margin (n,)` of it, the truly nearest one."""
     if scores.device.type == "cpu":
-        index = torch.empty(len(scores), dtype=torch.int64)
+        index = torch.empty(len(scores), dtype=torch.int64, device="cpu")
         s, m, x, c, out = (a.contiguous().numpy() for a in (scores, margin, vectors, codebook, index))
         over_rows(lambda i, j: _pick_rows(s[i:j], m[i:j], x[i:j], c, out[i:j]), len(s), least=512)
         return index
@@ -68,7 +70,7 @@ def _pick(scores: torch.Tensor, margin: torch.Tensor, vectors: torch.Tensor, cod
     return index
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _pick_rows(scores: _Array, margin: _Array, vectors: _Array, codebook: _Array, out: _Array) -> None:
     for i in range(len(scores)):
         best = 0
@@ -100,13 +102,15 @@ def fit_codebook(vectors: torch.Tensor, k: int, seed: int) -> torch.Tensor:
     bytes on any machine.
 
     Args:
-        vectors: `(n, d)` float32 in random order (a head of them is used where there are many).
+        vectors: `(n, d)` float32; a random draw of them is used where there are many.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    data: _Array = vectors[: max(LEAST_ROWS, ROWS_PER_CODEWORD * k)].float().contiguous().numpy()
+    # neighbouring rows may be neighbouring steps of few chunks: draw over all of them
+    drawn = np.random.default_rng(seed).permutation(len(vectors))[: max(LEAST_ROWS, ROWS_PER_CODEWORD * k)]
+    data: _Array = vectors.float().numpy()[np.sort(drawn)]
     distinct = np.unique(data, axis=0)
     if len(distinct) <= k:
         return torch.from_numpy(distinct)

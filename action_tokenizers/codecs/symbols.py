@@ -8,12 +8,12 @@ and low = (c + bound) % radix; merges never touch digits, so every id spans a kn
 import math
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from action_tokenizers.codecs.bpe import Merges, blank_runs, build_merges, encode_run
 from action_tokenizers.codecs.bpe_train import BARRIER
+from action_tokenizers.codecs.kernel import kernel
 
 __all__ = [
     "Alphabet",
@@ -112,7 +112,7 @@ def build_tables(alphabet: Alphabet, pairs: npt.NDArray[np.int32]) -> Tables:
     return Tables(merges, value, symbol, span, m, m + high_digits, alphabet.size, alphabet.bound, alphabet.radix)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def to_symbols(coefficients: _Array, symbol: _Array, bound: int) -> _Array:
     """Return the rows of `coefficients (n, l)` as base symbols, joined; escaped values and row ends are barriers."""
     n, length = coefficients.shape
@@ -124,7 +124,7 @@ def to_symbols(coefficients: _Array, symbol: _Array, bound: int) -> _Array:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def encode_rows(tables: Tables, coefficients: _Array, out: _Array, lengths: _Array) -> int:
     """Write the ids of the rows of `coefficients (n, l)` one after another to `out`, at most 2 l per row.
 
@@ -158,7 +158,7 @@ def encode_rows(tables: Tables, coefficients: _Array, out: _Array, lengths: _Arr
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def pack_rows(ids: _Array, lengths: _Array, pad: int, out: _Array) -> None:
     """Spread `ids`, rows of `lengths (n,)` joined, over the rows of `out (n, >= longest)`, filled up with `pad`."""
     place = 0
@@ -170,7 +170,7 @@ def pack_rows(ids: _Array, lengths: _Array, pad: int, out: _Array) -> None:
         place += lengths[i]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def parse_rows(tables: Tables, ids: _Array, length: int, kept: _Array, complete: _Array) -> None:
     """Count the leading ids of each row that can begin `length` coefficients; see `ActionTokenizer._parse`."""
     span, value = tables.span, tables.value
@@ -201,7 +201,7 @@ def parse_rows(tables: Tables, ids: _Array, length: int, kept: _Array, complete:
         complete[i] = left == 0
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def decode_rows(tables: Tables, ids: _Array, kept: _Array, out: _Array, said: _Array) -> None:
     """Write the coefficients of the first `kept (n,)` ids of each row to `out (n, l)` int32; the rest stays.
 

@@ -31,6 +31,8 @@ class Chunks:
         action_is_pad: `(n, t)` mask of steps that were not recorded, or None.
         skipped: Names of the episodes shorter than the horizon.
         reference: `(n, d)` what relative actions are relative to, or None; 0 in absolute dims.
+        frames_left_out: Recorded frames that no chunk covers: all of the skipped episodes, tails shorter than
+            a stride, and what lies between chunks where the stride is longer than the horizon.
     """
 
     actions: FloatArray
@@ -41,6 +43,7 @@ class Chunks:
     action_is_pad: BoolArray | None = None
     skipped: tuple[int, ...] = ()
     reference: FloatArray | None = None
+    frames_left_out: int = 0
 
     def __len__(self) -> int:
         """Return the number of chunks."""
@@ -55,6 +58,7 @@ class ChunkPlan:
     first: IntArray
     horizon: int
     skipped: tuple[int, ...]
+    left_out: int = 0  # recorded frames that no chunk of the whole plan covers
 
     def __len__(self) -> int:
         """Return the number of chunks."""
@@ -62,7 +66,7 @@ class ChunkPlan:
 
     def __getitem__(self, which: Any) -> "ChunkPlan":
         """Return the plan of some of the chunks."""
-        return ChunkPlan(self.position[which], self.first[which], self.horizon, self.skipped)
+        return ChunkPlan(self.position[which], self.first[which], self.horizon, self.skipped, self.left_out)
 
 
 def windows(array: NDArray[Any], horizon: int, stride: int = 1) -> NDArray[Any]:
@@ -111,7 +115,7 @@ def plan_chunks(episodes: Episodes, horizon: int, stride: int = 1, *, pad_tail: 
     """Return where the chunks begin, without touching a single action; chunks of pads alone are left out."""
     if horizon < 1 or stride < 1:
         raise ActionValueError(f"expected horizon >= 1 and stride >= 1, got {horizon} and {stride}")
-    firsts, skipped = [], []
+    firsts, skipped, left_out = [], [], 0
     for at, length in enumerate(episodes.lengths):
         first = np.arange(0, length if pad_tail else length - horizon + 1, stride, dtype=np.int64)
         if not len(first):
@@ -119,8 +123,21 @@ def plan_chunks(episodes: Episodes, horizon: int, stride: int = 1, *, pad_tail: 
         elif episodes.action_is_pad is not None:
             first = first[~_cut(episodes.action_is_pad[at], first, horizon).all(axis=1)]
         firsts.append(first)
+        uncovered = _uncovered(length, first, horizon)
+        if episodes.action_is_pad is not None:
+            uncovered &= ~episodes.action_is_pad[at]
+        left_out += int(uncovered.sum())
     position = np.repeat(np.arange(len(firsts), dtype=np.int64), [len(first) for first in firsts])
-    return ChunkPlan(position, np.concatenate(firsts), horizon, tuple(skipped))
+    return ChunkPlan(position, np.concatenate(firsts), horizon, tuple(skipped), left_out)
+
+
+def _uncovered(length: int, first: IntArray, horizon: int) -> BoolArray:
+    """Return the mask `(length,)` of the frames in none of the windows that begin at the sorted `first`."""
+    if len(first) == 0:
+        return np.ones(length, np.bool_)
+    frames = np.arange(length)
+    since = frames - first[np.searchsorted(first, frames, side="right") - 1]
+    return (since < 0) | (since >= horizon)  # before the first window the last one is meant: it is ahead
 
 
 def gather(episodes: Episodes, plan: ChunkPlan, relative: Relative | None = None) -> Chunks:
@@ -146,6 +163,7 @@ def gather(episodes: Episodes, plan: ChunkPlan, relative: Relative | None = None
         pad if episodes.action_is_pad is not None or bool(pad.any()) else None,
         plan.skipped,
         reference,
+        plan.left_out,
     )
 
 

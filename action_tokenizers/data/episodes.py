@@ -74,7 +74,7 @@ class Episodes:
         if self.states is not None:
             settled["states"] = episode_matrices(self.states, names, "state")
         if self.action_is_pad is not None:
-            settled["action_is_pad"] = [np.asarray(mask, dtype=np.bool_) for mask in self.action_is_pad]
+            settled["action_is_pad"] = [_mask(mask) for mask in self.action_is_pad]
         if self.fps is not None:
             settled["fps"] = float(self.fps)
         if self.action_names is not None:
@@ -84,6 +84,13 @@ class Episodes:
         self._check_companions()
 
     def _check_companions(self) -> None:
+        if self.action_is_pad is not None:
+            for name, mask, length in zip(self.names, self.action_is_pad, self.lengths, strict=False):
+                if mask.ndim != 1:
+                    raise ActionShapeError(
+                        f"expected action_is_pad ({length},), one bool per frame, got shape {mask.shape} in episode "
+                        f"{name}: a frame is padded as a whole"
+                    )
         for what in ("states", "action_is_pad"):
             companion = getattr(self, what)
             got = None if companion is None else [len(item) for item in companion]
@@ -109,6 +116,7 @@ class Episodes:
         *,
         action: str | None = None,
         state: str | Literal[False] | None = None,
+        episode: str | None = None,
         key: str | None = None,
         fps: float | None = None,
         revision: str | None = None,
@@ -122,6 +130,8 @@ class Episodes:
                 folder; or a Hub data set id `owner/name`, of which only `meta/` and `data/` are fetched.
             action: Column of the actions; None finds the common names.
             state: Column of the states; None finds the common names, False leaves the states out.
+            episode: Column of flat parquet that tells the episodes apart; None finds the common names. The
+                other layouts know their episodes, and refuse it.
             key: Name of the range these actions are normalised with; None is `"default"`.
             fps: Frames per second; None takes what the recording says.
             revision: Branch, tag or commit of a Hub data set.
@@ -133,7 +143,9 @@ class Episodes:
         from action_tokenizers.data.readers import read
 
         folder, name = _locate(source, revision, token)
-        found = read(folder, action=action, state=state)
+        found = read(folder, action=action, state=state, episode=episode)
+        if found.doubt:
+            warnings.warn(found.doubt, UserWarning, stacklevel=2)
         episodes = cls(
             found.actions,
             states=found.states,
@@ -266,6 +278,13 @@ def angle_jumps(episodes: Episodes) -> list[int]:
     # a gripper that switches between -3 and 3 jumps as far, but never moves otherwise
     wrapped = (jumps > 0) & (jumps < moves) & (high - low < 2 * np.pi + 0.1)
     return [int(dim) for dim in np.flatnonzero(wrapped)]
+
+
+def _mask(values: Any) -> NDArray[np.bool_]:
+    mask = np.asarray(values)
+    if mask.dtype.kind not in "biu" or not np.isin(mask, (0, 1)).all():
+        raise ActionValueError(f"expected action_is_pad of bools, got dtype {mask.dtype}: True marks a padded frame")
+    return mask.astype(np.bool_)
 
 
 def _short(lengths: Sequence[int]) -> str:

@@ -21,9 +21,11 @@ HALF_TURN = float(np.float32(np.pi))
 class Relative:
     """Actions as differences, per dim: `"state"`, `"previous"` or None (left absolute).
 
-    `"state"`: every step minus the state at the chunk's start. `"previous"`: every step minus the step
-    before it, the first minus the reference. The arithmetic is float64, so that `invert(apply(x)) == x`
-    to float32 rounding.
+    `"state"`: every step minus the state at the chunk's start. The first d dims of the state must then be
+    the d action dims, in the same order and unit (joint positions for joint targets): dim i of the action is
+    taken relative to dim i of the state, and what the state has beyond d is not used. `"previous"`: every
+    step minus the step before it, the first minus the reference. The arithmetic is float64, so that
+    `invert(apply(x)) == x` to float32 rounding.
 
     The reference that `chunks` takes is, per dim, the state at the chunk's start or the action before the
     chunk; before an episode's first action the state stands in, where it has the actions' dims, else the

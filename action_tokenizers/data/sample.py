@@ -223,6 +223,14 @@ class ChunkSample:
         return tuple(sorted(self._count))
 
     @property
+    def unsampled_keys(self) -> tuple[str, ...]:
+        """The keys seen of which the sample holds no chunk, sorted: k was too small for them."""
+        rows = self._rows  # read first: reading renumbers the groups
+        groups = self._reservoir.groups
+        held = {groups[number][0] for number in np.unique(rows.group)}
+        return tuple(key for key in self.key_names if key not in held)
+
+    @property
     def key_index(self) -> IntArray:
         """`(n,)` index of each chunk's key in `key_names`."""
         names = {name: i for i, name in enumerate(self.key_names)}

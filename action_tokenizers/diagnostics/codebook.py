@@ -67,7 +67,8 @@ def _mixed_bits(frequencies: npt.NDArray[np.float64], rounds: int = 30) -> float
     for _ in range(rounds):
         parts = weights[:, None] * frequencies
         weights = (parts / parts.sum(0)).mean(1)
-    return float(-np.log2(weights @ frequencies).sum())
+    uniform = -np.log2(frequencies[-1]).sum()  # EM comes near its weight of 1, not onto it
+    return float(min(-np.log2(weights @ frequencies).sum(), uniform))
 
 
 def shift_overlap(ids: _Ids, shifted: _Ids, pad_id: int | None) -> float | None:

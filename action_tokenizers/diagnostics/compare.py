@@ -1,7 +1,9 @@
 """Measure several tokenizers on the same held-out episodes, side by side."""
 
+import copy
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +24,7 @@ from action_tokenizers.diagnostics.error import (
     two_valued,
     unit_of,
 )
+from action_tokenizers.diagnostics.scene import Scene
 from action_tokenizers.errors import ActionShapeError, ActionValueError
 
 __all__ = ["COLUMNS", "Column", "Comparison", "compare"]
@@ -52,7 +55,7 @@ COLUMNS = (
     Column("drift", "drift", ".4f", "largest mean error over 16 consecutive steps, mean over episodes"),
     Column("hold_bias", "hold bias", ".4f", "worst dim's mean error while it holds still for 8 steps or more"),
     Column("gripper_flips", "gripper flips", ".2%", "two-valued dims decoded to the other value"),
-    Column("border_jump", "border jump", ".4f", "change of error across chunk borders"),
+    Column("border_jump", "border jump", ".4f", "how much more the error changes across chunk borders than inside"),
     Column("overlap", "shift overlap", ".0%", "ids shared with the chunk one step later"),
     Column("usage", "vocabulary use", ".0%", "ids that occur on held-out chunks"),
     Column("entropy", "bits per id", ".2f", "next-id cross-entropy under a bigram model, two-fold"),
@@ -71,11 +74,13 @@ class Comparison:
             `drift_per_dim` and `hold_bias_per_dim` are lists.
         data: source, horizon, episodes, chunks, unit and split.
         notes: what a reader must know, such as skipped episodes.
+        tokenizers: the fitted tokenizers that were measured.
     """
 
     rows: dict[str, dict[str, Any]]
     data: dict[str, Any]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    tokenizers: Mapping[str, ActionTokenizer] = field(default_factory=dict, repr=False)
 
     def cells(self, column: Column) -> list[str]:
         """Return one printed value per tokenizer."""
@@ -103,8 +108,8 @@ class Comparison:
         """Return one line on the data and the unit."""
         d = self.data
         return (
-            f"{d['source']}: {d['chunks']} held-out chunks of {d['horizon']} steps x {d['action_dim']} dims from "
-            f"{d['test_episodes']} episodes; errors in units of half the range of each dim."
+            f"{d['source']}: {d['chunks']} chunks of {d['horizon']} steps x {d['action_dim']} dims from "
+            f"{d['test_episodes']} held-out episodes; errors in units of half the range of each dim."
         )
 
     def to_json(self) -> str:
@@ -126,11 +131,12 @@ def compare(
     """Measure `tokenizers` on held-out episodes.
 
     Fitted tokenizers are measured on all `episodes`, which the caller held out. If any is not fitted, the episodes
-    are split, the unfitted ones are fitted on one part, and all are measured on the other.
+    are split, copies of the unfitted ones are fitted on one part, and all are measured on the other. A tokenizer that
+    was fitted elsewhere on data of the same name is noted: only the caller knows on which episodes.
 
     Args:
-        tokenizers: name -> tokenizer; all of one horizon, or open.
-        episodes: demonstrations.
+        tokenizers: name -> tokenizer; all of one horizon, or open. They stay as they are.
+        episodes: demonstrations; padded steps (`action_is_pad`) count nowhere.
         test: share of the episodes to hold out where something must be fitted.
         stride: between the starts of chunks, in fit and in measurement.
         max_chunks: most held-out chunks to encode; more are sampled.
@@ -139,19 +145,24 @@ def compare(
         progress: called as `progress(stage, done, total)`.
 
     Returns:
-        A `Comparison`; all but the speeds depend on the arguments alone.
+        A `Comparison`; all but the speeds depend on the arguments alone. Errors are of absolute actions, also for
+        tokenizers of relative ones.
 
     Raises:
         ActionValueError: no tokenizer, or one single episode without `allow_single_episode`.
-        ActionShapeError: tokenizers of different horizons, or none that tells a horizon.
+        ActionShapeError: tokenizers of different horizons, none that tells a horizon, or keys that do not match.
     """
     if not tokenizers:
         raise ActionValueError("expected at least one tokenizer to compare, got none")
     horizon = _common_horizon(tokenizers, episodes)
-    fitted, held_out, notes = _fit_all(
-        tokenizers, episodes, horizon, test, stride, seed, allow_single_episode, progress
-    )
-    scene = _Scene.of(held_out, horizon, unit_of(episodes.actions), stride, max_chunks, seed)
+    notes = [
+        f"{name} was fitted before, on data of the same name: it is held out only if these episodes were kept from it"
+        for name, tokenizer in tokenizers.items()
+        if tokenizer.is_fitted and episodes.source in tokenizer.provenance.get("sources", ())
+    ]
+    fitted, held_out, told = _fit_all(tokenizers, episodes, horizon, test, stride, seed, allow_single_episode, progress)
+    scene = Scene.of(held_out, horizon, unit_of(_real_steps(episodes)), stride, max_chunks, seed)
+    notes += told
     if scene.skipped:
         notes.append(f"{scene.skipped} held-out episodes are shorter than the horizon and were skipped")
     rows: dict[str, dict[str, Any]] = {}
@@ -172,17 +183,18 @@ def compare(
         "seed": seed,
         "unit": scene.unit.tolist(),
     }
-    return Comparison(rows, data, tuple(notes))
+    return Comparison(rows, data, tuple(notes), fitted)
 
 
 def _common_horizon(tokenizers: Mapping[str, ActionTokenizer], episodes: Episodes) -> int:
-    horizons = (t.horizon if t.is_fitted else t.get_params()["horizon"] for t in tokenizers.values())
-    asked = {int(h) for h in horizons if h is not None}
+    asked = {h for h in (t.horizon if t.is_fitted else t.asked_horizon for t in tokenizers.values()) if h is not None}
     if len(asked) > 1:
         raise ActionShapeError(f"expected tokenizers of one horizon to compare, got {sorted(asked)}")
     horizon = asked.pop() if asked else default_horizon(episodes)
     if horizon is None:
-        raise ActionShapeError(f"expected a horizon, but {episodes.source} has no fps to take one second of; give one")
+        raise ActionShapeError(
+            f"expected a horizon, but {episodes.source} has no fps to take one second of; give horizon= (--horizon)"
+        )
     return horizon
 
 
@@ -214,65 +226,27 @@ def _fit_all(
     for done, (name, tokenizer) in enumerate(tokenizers.items()):
         if progress is not None:
             progress("fit", done, len(tokenizers))
-        fitted[name] = tokenizer if tokenizer.is_fitted else tokenizer.fit(sample)
+        if tokenizer.is_fitted:
+            fitted[name] = tokenizer
+            continue
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*shorter than the horizon")  # the note says it
+            fitted[name] = copy.deepcopy(tokenizer).fit(sample)
     return fitted, held_out, notes
 
 
-@dataclass(frozen=True)
-class _Scene:
-    """The held-out data every tokenizer is measured on."""
-
-    key: str
-    horizon: int
-    unit: npt.NDArray[np.float64]
-    episodes: list[npt.NDArray[np.float32]]
-    chunks: npt.NDArray[np.float32]  # (n, t, d)
-    episode: npt.NDArray[np.int64]  # (n,)
-    later: npt.NDArray[np.float32]  # (m, t, d): the chunks one step after chunks[has_later]
-    has_later: npt.NDArray[np.bool_]
-    skipped: int
-
-    @classmethod
-    def of(
-        cls, episodes: Episodes, horizon: int, unit: npt.NDArray[np.float64], stride: int, most: int, seed: int
-    ) -> "_Scene":
-        sample = ChunkSample(most, seed).add(episodes, horizon, stride)
-        if not len(sample):
-            raise ActionShapeError(
-                f"expected a held-out episode of at least the horizon, {horizon} steps, got {len(episodes)} of at most "
-                f"{max(episodes.lengths)}; give a smaller horizon"
-            )
-        actions = dict(zip(episodes.names, episodes.actions, strict=True))
-        start, episode = sample.start, sample.episode
-        has_later = np.array([s + horizon < len(actions[e]) for s, e in zip(start, episode, strict=True)], bool)
-        later = [actions[e][s + 1 : s + 1 + horizon] for s, e in zip(start[has_later], episode[has_later], strict=True)]
-        shape = (-1, horizon, episodes.action_dim)
-        return cls(
-            episodes.key,
-            horizon,
-            unit,
-            [a for a in episodes.actions if len(a) >= horizon],
-            sample.actions,
-            episode,
-            np.array(later, np.float32).reshape(shape),
-            has_later,
-            sample.skipped,
-        )
-
-
-def _measure(tokenizer: ActionTokenizer, scene: _Scene, seed: int) -> dict[str, Any]:
-    key = scene.key if scene.key in tokenizer.range_keys else tokenizer.range_keys[0]
-    if key != scene.key and len(tokenizer.range_keys) > 1:
-        raise ActionShapeError(f"expected a tokenizer with key {scene.key!r}, got {list(tokenizer.range_keys)}")
-    ids = tokenizer.encode(scene.chunks, key=key)
+def _measure(tokenizer: ActionTokenizer, scene: Scene, seed: int) -> dict[str, Any]:
+    key = scene.key_of(tokenizer)
+    coded = scene.coded(tokenizer)
+    ids, decoded = coded.quantize(tokenizer, key)
     lengths = tokenizer.length(ids, horizon=scene.horizon)
-    decoded = tokenizer.decode(ids, horizon=scene.horizon, key=key)
-    clipped = _clip(tokenizer, scene.chunks, key)
-    real = scene.chunks.astype(np.float64)
-    split = error_split((decoded - real) / scene.unit, (clipped - real) / scene.unit)
-    along = _along(tokenizer, scene, key)
+    real = ~coded.is_pad
+    recorded = scene.chunks[real].astype(np.float64)
+    total = (decoded[real] - recorded) / scene.unit
+    clipping = (coded.clip(tokenizer, key)[real] - recorded) / scene.unit
     said = np.where(ids == tokenizer.pad_id, 0, ids) if tokenizer.pad_id is not None else ids
-    later = tokenizer.encode(scene.later, key=key) if len(scene.later) else ids[:0]
+    has_later, later = scene.later(tokenizer)
+    shifted = later.encode(tokenizer, key) if len(later.actions) else ids[:0]
     return {
         "type": tokenizer.tokenizer_type,
         "tokens": float(lengths.mean()),
@@ -280,43 +254,38 @@ def _measure(tokenizer: ActionTokenizer, scene: _Scene, seed: int) -> dict[str, 
         "tokens_p99": float(np.quantile(lengths, 0.99)),
         "vocab_size": tokenizer.vocab_size,
         "bits": float(tokenizer.bits(ids, horizon=scene.horizon).mean()),
-        **split,
-        **along,
-        "overlap": shift_overlap(ids[scene.has_later], later, tokenizer.pad_id),
+        **error_split(total, clipping),
+        **_along(tokenizer, scene, key),
+        "overlap": shift_overlap(ids[has_later], shifted, tokenizer.pad_id),
         "usage": usage(tokenizer, ids, lengths),
         "entropy": next_token_entropy(said, lengths, scene.episode, tokenizer.vocab_size),
         "undecodable": undecodable_rate(tokenizer, ids, lengths, scene.horizon, key, seed),
-        "encode_per_s": _speed(lambda: tokenizer.encode(scene.chunks, key=key), len(ids)),
+        "encode_per_s": _speed(lambda: tokenizer.encode(coded.actions, key=key), len(ids)),
         "decode_per_s": _speed(lambda: tokenizer.decode(ids, horizon=scene.horizon, key=key), len(ids)),
     }
 
 
-def _along(tokenizer: ActionTokenizer, scene: _Scene, key: str) -> dict[str, Any]:
-    """Measure what adds up along an episode: chunk after chunk from its start, the last one padded by repetition."""
+def _along(tokenizer: ActionTokenizer, scene: Scene, key: str) -> dict[str, Any]:
+    """Measure what adds up along an episode, chunk after chunk from its start."""
     actions, errors = [], []
-    for episode in scene.episodes:
-        steps = np.arange(-(-len(episode) // scene.horizon) * scene.horizon)
-        tiles = episode[np.minimum(steps, len(episode) - 1)].reshape(-1, scene.horizon, episode.shape[1])
-        decoded = tokenizer.quantize(tiles, key=key).reshape(-1, episode.shape[1])[: len(episode)]
-        actions.append(episode / scene.unit)
-        errors.append((decoded - episode.astype(np.float64)) / scene.unit)
+    for recorded, coded in scene.tiled(tokenizer):
+        real = ~coded.is_pad
+        _, decoded = coded.quantize(tokenizer, key)
+        actions.append(recorded[real] / scene.unit)
+        errors.append((decoded[real] - recorded[real].astype(np.float64)) / scene.unit)
     bias = hold_bias(actions, errors)
     return {
         **drift(errors),
         "hold_bias": max((b for b in bias if b is not None), default=None),
         "hold_bias_per_dim": bias,
-        "gripper_flips": gripper_flips(actions, errors, two_valued(scene.episodes)),
+        "gripper_flips": gripper_flips(actions, errors, two_valued(actions)),
         "border_jump": border_jump(errors, scene.horizon),
     }
 
 
-def _clip(tokenizer: ActionTokenizer, actions: npt.NDArray[np.float32], key: str) -> npt.NDArray[np.float64]:
-    fitted = tokenizer.range
-    if fitted is None:  # pragma: no cover - _fit_all fits every tokenizer
-        raise ActionValueError("expected a fitted tokenizer, got one that is not")
-    row = fitted.index(key)
-    low, high = fitted.low[row].cpu().numpy(), fitted.high[row].cpu().numpy()
-    return np.clip(actions, low, high).astype(np.float64)
+def _real_steps(episodes: Episodes) -> list[npt.NDArray[np.float32]]:
+    masks = episodes.action_is_pad or [np.zeros(len(a), np.bool_) for a in episodes.actions]
+    return [a[~m] for a, m in zip(episodes.actions, masks, strict=True) if not m.all()]
 
 
 def _speed(call: Callable[[], Any], chunks: int) -> float:

@@ -122,7 +122,11 @@ class BinningTokenizer(SlotTokenizer, name="binning"):
 
     def _cells(self, values: npt.NDArray[np.float32], k: int) -> Cells:
         levels = _few_levels(values)
-        if levels is not None and len(levels) <= k:
+        if levels is not None and len(levels) > k:
+            raise ActionValueError(
+                f"expected bins >= {len(levels)} in a dim that holds {len(levels)} values over all keys, got {k}"
+            )
+        if levels is not None:
             return level_cells(levels)
         match self._params["strategy"]:
             case "quantile":
@@ -141,9 +145,9 @@ class BinningTokenizer(SlotTokenizer, name="binning"):
         self.register_buffer("neutral", torch.zeros(d, dtype=torch.int64))
 
     def _check_tensors(self) -> None:
-        bins = torch.tensor(self._sizes["bins"])
-        used = torch.arange(self.edges.shape[1]) < bins[:, None] - 1
-        ascending = (self.edges[:, 1:] >= self.edges[:, :-1]).all() if self.edges.shape[1] else True
+        bins = torch.tensor(self._sizes["bins"], device=self.edges.device)
+        used = torch.arange(self.edges.shape[1], device=self.edges.device) < bins[:, None] - 1
+        ascending = bool((self.edges[:, 1:] >= self.edges[:, :-1]).all()) if self.edges.shape[1] else True
         if not (ascending and torch.equal(self.edges <= 1, used) and self.centres.abs().max() <= 1):
             raise FormatError("expected ascending edges and centres within [-1, 1], got others; the file is damaged")
         if not bool(((self.neutral >= 0) & (self.neutral < bins)).all()):

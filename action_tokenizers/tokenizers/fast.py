@@ -33,6 +33,7 @@ __all__ = ["FASTTokenizer"]
 
 # chunks between two kernels, few enough to stay in cache
 PIECE = 64
+MOST_IDS = 1 << 20
 MOST_HORIZON = 4096
 MOST_COEFFICIENT = 1 << 20
 
@@ -98,7 +99,7 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
         return coefficient_bound(self._horizon or 0, self._params["scale"])
 
     def _check_params(self) -> None:
-        self._whole("vocab_size", least=2)
+        self._whole("vocab_size", 2, MOST_IDS)
         scale, horizon = self._positive("scale"), self._horizon or 1
         # the DCT is a matrix of horizon x horizon, the alphabet a table of all coefficients
         if horizon > MOST_HORIZON:

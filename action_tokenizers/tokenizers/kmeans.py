@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from action_tokenizers.base import Progress
-from action_tokenizers.codecs.nearest import fit_codebook, nearest
+from action_tokenizers.codecs.nearest import MOST_SEED, fit_codebook, nearest
 from action_tokenizers.errors import ActionValueError
 from action_tokenizers.slots import SlotTokenizer
 
@@ -33,7 +33,7 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
         ((200, 8), 32)
     """
 
-    size_names = frozenset({"codewords"})
+    size_names = frozenset({"codewords", "groups"})
     SCOPES: ClassVar[tuple[str, ...]] = ("step", "chunk")
 
     def __init__(
@@ -61,7 +61,8 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
 
     def _groups(self) -> list[list[int]]:
         dims = range(self._action_dim or 0)
-        asked = self._params["groups"]
+        # as they were at fit: the caller may have changed the list since
+        asked = self._sizes.get("groups", self._params["groups"])
         return [list(dims)] if asked is None else [list(group) for group in asked]
 
     def _codebook(self, group: int) -> torch.Tensor:
@@ -69,7 +70,7 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
 
     def _check_params(self) -> None:
         self._whole("codebook_size")
-        self._whole("seed", least=0)
+        self._whole("seed", 0, MOST_SEED)
         scope, groups = self._params["scope"], self._params["groups"]
         if scope not in self.SCOPES:
             raise ActionValueError(f"expected scope among {list(self.SCOPES)}, got {scope!r}")
@@ -89,7 +90,8 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
             part = chunks[:, :, dims]
             vectors = part.flatten(1) if whole else part.flatten(0, 1) if is_pad is None else part[~is_pad]
             codebooks.append((fit_codebook(vectors, self._whole("codebook_size"), self._whole("seed", 0)), vectors))
-        self._sizes = {"codewords": [len(codebook) for codebook, _ in codebooks]}
+        groups = [[int(dim) for dim in group] for group in self._groups()]
+        self._sizes = {"codewords": [len(codebook) for codebook, _ in codebooks], "groups": groups}
         self._allocate()
         for g, (codebook, vectors) in enumerate(codebooks):
             self._codebook(g).copy_(codebook)

@@ -5,12 +5,14 @@ from typing import Any, ClassVar
 import torch
 
 from action_tokenizers.base import Progress
-from action_tokenizers.codecs.nearest import fit_codebook, nearest
+from action_tokenizers.codecs.nearest import MOST_SEED, fit_codebook, nearest
 from action_tokenizers.codecs.residual import residual_decode, residual_encode
 from action_tokenizers.errors import ActionValueError
 from action_tokenizers.slots import SlotTokenizer
 
 __all__ = ["ResidualVQTokenizer"]
+
+MOST_LEVELS = 1024
 
 
 class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
@@ -74,9 +76,9 @@ class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
         return int(sum(self._sizes["codewords"]))
 
     def _check_params(self) -> None:
-        self._whole("levels")
+        self._whole("levels", most=MOST_LEVELS)
         self._whole("codebook_size")
-        self._whole("seed", least=0)
+        self._whole("seed", 0, MOST_SEED)
         if self._params["latent"] not in self.LATENTS:
             raise ActionValueError(f"expected latent among {list(self.LATENTS)}, got {self._params['latent']!r}")
         if self._params["latent_dim"] is not None:

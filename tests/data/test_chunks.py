@@ -109,3 +109,25 @@ def test_state_mode_needs_states_of_enough_dims(states):
     episodes = Episodes.from_arrays([np.zeros((4, 2))], states=states)
     with pytest.raises(ActionShapeError, match="states of at least 2 dims"):
         chunks(episodes, 2, relative=Relative("state"))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "horizon", "stride", "pad_tail", "left_out"),
+    [
+        ((4, 2, 5), 3, 1, False, 2),
+        ((4, 2, 5), 3, 1, True, 0),
+        ((8, 9), 3, 2, False, 1),
+        ((10,), 2, 4, False, 4),
+        ((10,), 2, 4, True, 4),
+        ((10, 1), 10, 1, False, 1),
+    ],
+)
+def test_frames_left_out(lengths, horizon, stride, pad_tail, left_out):
+    episodes = counted(*lengths)
+    cut = chunks(episodes, horizon, stride, pad_tail=pad_tail)
+    assert cut.frames_left_out == left_out == episodes.frames - len(np.unique(cut.actions))
+
+
+def test_pads_are_no_frames_left_out():
+    cut = chunks(counted(6, action_is_pad=[[0, 0, 0, 0, 1, 1]]), 2, 2)
+    assert (len(cut), cut.frames_left_out) == (2, 0)

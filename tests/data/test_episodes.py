@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 import warnings
 
@@ -184,3 +185,37 @@ def test_nan_in_a_file_is_refused_with_its_place(tmp_path):
         pytest.raises(ActionValueError, match="action of episode 1, frame 3, dim 1"),
     ):
         Episodes.load(tmp_path / "bad.npy")
+
+
+@pytest.mark.parametrize("mask", [np.zeros((5, 2)), np.zeros((5, 1), bool), np.bool_(True)])
+def test_a_pad_mask_has_one_bool_per_frame(mask):
+    with pytest.raises(ActionShapeError, match=r"action_is_pad \(5,\), one bool per frame, got shape .* episode 3"):
+        Episodes.from_arrays([np.zeros((5, 2))], names=(3,), action_is_pad=[np.asarray(mask, bool)])
+
+
+def test_a_pad_mask_of_other_numbers_is_refused():
+    with pytest.raises(ActionValueError, match="action_is_pad of bools, got dtype float64"):
+        Episodes.from_arrays([np.zeros((5, 2))], action_is_pad=[np.full(5, 0.5)])
+    assert Episodes.from_arrays([np.zeros((2, 2))], action_is_pad=[[0, 1]]).action_is_pad[0].tolist() == [False, True]
+
+
+def test_replace_keeps_all_but_what_it_names():
+    mine = Episodes.from_arrays(
+        [np.zeros((5, 2)), np.ones((4, 2))],
+        states=[np.zeros((5, 3)), np.ones((4, 3))],
+        fps=5,
+        names=(4, 2),
+        action_names=("a", "b"),
+        source="set",
+        independent=False,
+        action_is_pad=[[0] * 5, [1] * 4],
+        offsets=(7, 0),
+    )
+    other = dataclasses.replace(mine, key="left")
+    assert (mine.key, other.key) == ("default", "left")
+    for field in dataclasses.fields(Episodes):
+        if field.name not in ("key", "actions", "states", "action_is_pad"):
+            assert getattr(other, field.name) == getattr(mine, field.name)
+    for what in ("actions", "states", "action_is_pad"):
+        for got, wanted in zip(getattr(other, what), getattr(mine, what), strict=True):
+            np.testing.assert_array_equal(got, wanted)

@@ -213,3 +213,11 @@ def test_samples_travel_between_processes():
     sample = single_pass(20, WEIGHTS)
     assert pickle.loads(pickle.dumps(sample)).digest() == sample.digest()
     assert "20 of" in repr(sample)
+
+
+def test_keys_without_a_chunk_in_the_sample_are_told():
+    rare, common = (smooth_episodes(n, action_dim=2, key=key) for n, key in ((1, "a"), (9, "b")))
+    few = ChunkSample(k=4, weights={"a": 1e-9, "b": 1.0}, horizon=8).add(rare).add(common)
+    assert (few.key_names, few.unsampled_keys) == (("a", "b"), ("a",))
+    assert ChunkSample(k=10**6, horizon=8).add(common).add(rare).unsampled_keys == ()
+    assert ChunkSample().unsampled_keys == ()

@@ -78,6 +78,8 @@ def rewritten(tmp_path, header_changes=None, **tensor_changes):
         ({"version": 2}, {}, "version 2"),
         ({"k": "many"}, {}, "broken chunk sample"),
         ({"groups": []}, {}, "broken chunk sample"),
+        ({"count": [1]}, {}, "broken chunk sample"),
+        ({"weights": [1]}, {}, "broken chunk sample"),
         ({"horizon": 9}, {}, "broken chunk sample"),
         ({"weights": {"other": 1.0}}, {}, "broken chunk sample"),
         ({}, {"actions": np.full((50, 8, 2), np.nan, np.float32)}, "finite"),
@@ -93,4 +95,11 @@ def test_changed_files_are_refused(tmp_path, header, tensors, message):
 def test_a_file_without_the_header_is_refused(tmp_path):
     save_file({"actions": np.zeros((1, 2, 3), np.float32)}, tmp_path / "bare")
     with pytest.raises(FormatError, match="version None"):
+        ChunkSample.load(tmp_path / "bare")
+
+
+@pytest.mark.parametrize("header", ["[1]", "3", "null"])
+def test_a_header_of_other_json_is_refused(tmp_path, header):
+    save_file({"actions": np.zeros((1, 2, 3), np.float32)}, tmp_path / "bare", {"sample": header})
+    with pytest.raises(FormatError, match="version none in a"):
         ChunkSample.load(tmp_path / "bare")

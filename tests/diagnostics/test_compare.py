@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,12 +8,14 @@ from action_tokenizers import (
     ActionShapeError,
     ActionValueError,
     BinningTokenizer,
+    ChunkSample,
     Episodes,
     FASTTokenizer,
     KMeansTokenizer,
+    Relative,
     ResidualVQTokenizer,
 )
-from action_tokenizers.data import smooth_episodes
+from action_tokenizers.data import chunks, smooth_episodes
 from action_tokenizers.diagnostics.compare import COLUMNS, compare
 
 
@@ -102,9 +105,54 @@ def test_what_cannot_be_compared_is_refused(episodes):
         compare({"a": BinningTokenizer()}, bare)
     with pytest.raises(ActionShapeError, match="the longest of 89"):
         compare({"a": BinningTokenizer(horizon=500)}, episodes)
-    fitted = BinningTokenizer(horizon=50).fit(episodes)
+    fitted = BinningTokenizer(horizon=40).fit(episodes)
     with pytest.raises(ActionShapeError, match="of at most 20"):
         compare({"a": fitted}, Episodes.from_arrays([a[:20] for a in episodes.actions], fps=10))
+
+
+def test_tokenizers_are_left_as_they_were(episodes):
+    asked = families()
+    result = compare(asked, episodes)
+    assert not any(t.is_fitted for t in asked.values())
+    assert all(t.is_fitted for t in result.tokenizers.values())
+    assert compare(asked, episodes).rows["fast"]["mse"] == result.rows["fast"]["mse"]
+
+
+def test_a_tokenizer_fitted_on_data_of_the_same_name_is_noted(episodes):
+    fitted = KMeansTokenizer(horizon=10, codebook_size=16).fit(episodes)
+    notes = compare({"mine": fitted, "new": BinningTokenizer(horizon=10)}, episodes).notes
+    assert any(note.startswith("mine was fitted before") for note in notes)
+    assert not any(note.startswith("new") for note in notes)
+    elsewhere = replace(episodes, source="elsewhere")
+    assert compare({"mine": fitted}, elsewhere).notes == ()
+
+
+@pytest.mark.parametrize("mode", ["state", "previous"])
+def test_relative_tokenizers_are_judged_by_absolute_actions(mode):
+    rng = np.random.default_rng(0)
+    actions = [np.cumsum(rng.normal(size=(60, 2)), 0).astype(np.float32) for _ in range(10)]
+    states = [a + rng.normal(size=a.shape).astype(np.float32) / 10 for a in actions]
+    episodes = Episodes(actions, states=states, fps=10)
+    sample = ChunkSample().add(episodes, 6, 1, Relative(mode))
+    tokenizer = BinningTokenizer(bins=256, range="minmax").fit(sample)
+    row = compare({"r": tokenizer}, episodes).rows["r"]
+    found = chunks(episodes, 6, 1, tokenizer.relative)
+    absolute = chunks(episodes, 6).actions
+    decoded = tokenizer.relative.invert(tokenizer.quantize(found.actions), found.reference)
+    unit = np.array(compare({"r": tokenizer}, episodes).data["unit"])
+    assert row["mse"] == pytest.approx((((decoded - absolute.astype(float)) / unit) ** 2).mean(), rel=1e-4)
+    assert row["mse"] < 1e-3
+    assert row["drift"] < 0.05
+
+
+def test_padded_steps_count_nowhere(episodes):
+    masks = [np.arange(len(a)) >= len(a) - 10 for a in episodes.actions]
+    wild = [np.where(m[:, None], 1000, a).astype(np.float32) for a, m in zip(episodes.actions, masks, strict=True)]
+    padded = Episodes(wild, fps=20.0, action_is_pad=masks)
+    row = compare({"b": BinningTokenizer(horizon=10)}, padded)
+    assert row.rows["b"]["mse"] < 1e-3
+    assert row.rows["b"]["drift"] < 0.05
+    assert max(row.data["unit"]) < 2
 
 
 def test_markdown_and_json_hold_the_table(comparison):

@@ -19,10 +19,10 @@ def test_unit_is_half_the_span_and_1_for_a_constant_dim():
 
 
 def test_error_splits_into_clipping_and_cells():
-    clipping = np.zeros((2, 2, 1))
-    clipping[0, 0, 0] = -0.5
+    clipping = np.zeros((4, 1))
+    clipping[0, 0] = -0.5
     total = clipping.copy()
-    total[1, 1, 0] = 0.1
+    total[3, 0] = 0.1
     split = error_split(total, clipping)
     assert split["mse"] == pytest.approx((0.25 + 0.01) / 4)
     assert split["clip_mse"] == pytest.approx(0.25 / 4)
@@ -72,5 +72,11 @@ def test_gripper_flips_count_decoded_sides():
 def test_border_jump_is_the_change_of_error_across_borders():
     error = np.zeros((7, 2))
     error[3:6] = [3.0, 4.0]
-    assert border_jump([error], 3) == pytest.approx(5.0)  # borders at 3 and 6
+    assert border_jump([error], 3) == pytest.approx(5.0)  # borders at 3 and 6, nothing inside
     assert border_jump([error[:3]], 3) is None
+    assert border_jump([error], 1) is None  # all borders
+
+
+def test_border_jump_leaves_ordinary_noise_out():
+    noise = np.random.default_rng(0).normal(size=(4000, 2))
+    assert abs(border_jump([noise], 8)) < 0.1  # a step changes by 1.8 on average, border or not

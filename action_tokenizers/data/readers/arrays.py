@@ -12,6 +12,7 @@ from action_tokenizers.data.readers.recording import (
     EPISODE_NAMES,
     Recording,
     State,
+    concatenated,
     pick_action,
     pick_state,
     positive,
@@ -22,6 +23,7 @@ from action_tokenizers.errors import FormatError
 __all__ = ["cut_at_ends", "read"]
 
 NUMBERED = re.compile(r"arr_\d+")
+RATES = ("fps", "hz")
 
 
 def read(path: Path, *, action: str | None = None, state: State = None) -> Recording:
@@ -33,19 +35,26 @@ def read(path: Path, *, action: str | None = None, state: State = None) -> Recor
     if path.is_dir():
         path = next(file for file in sorted(path.iterdir()) if file.suffix.lower() in (".npy", ".npz"))
     arrays = _load(path)
-    rate = next((positive(arrays[name]) for name in ("fps", "hz") if name in arrays), None)
-    shapes = {name: array.shape for name, array in arrays.items() if array.dtype.kind in "fiub"}
+    rate = next((positive(arrays[name]) for name in RATES if name in arrays), None)
+    shapes = {
+        name: array.shape
+        for name, array in arrays.items()
+        if array.dtype.kind in "fiub" and array.ndim and name not in RATES
+    }
     if (
         action is None
         and shapes
         and all(NUMBERED.fullmatch(name) and len(shape) == 2 for name, shape in shapes.items())
     ):
-        return Recording(list(arrays.values()), fps=rate)
-    if action is None and len(arrays) == 1:
-        action = next(iter(arrays))
-    chosen = {"action": arrays[pick_action(shapes, action, path.name)[0]]}
-    for name in pick_state(shapes, state, path.name)[:1]:
-        chosen["state"] = arrays[name]
+        return Recording([arrays[name] for name in shapes], fps=rate)
+    if action is None and len(shapes) == 1:
+        action = next(iter(shapes))
+    chosen = {"action": _joined(arrays, pick_action(shapes, action, path.name), path.name)}
+    # images have more axes than actions: never a part of the state
+    fitting = {name: shape for name, shape in shapes.items() if len(shape) <= max(2, chosen["action"].ndim)}
+    states = pick_state(fitting, state, path.name)
+    if states:
+        chosen["state"] = _joined(arrays, states, path.name)
     names, split = _episodes(chosen, arrays, path.name)
     return Recording(split["action"], split.get("state"), rate, names)
 
@@ -64,6 +73,12 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
         ) from error
 
 
+def _joined(arrays: dict[str, NDArray[Any]], names: list[str], where: str) -> NDArray[Any]:
+    if len(names) == 1:
+        return arrays[names[0]]
+    return concatenated({name: arrays[name] for name in names}, where)
+
+
 def _episodes(
     chosen: dict[str, NDArray[Any]], arrays: dict[str, NDArray[Any]], where: str
 ) -> tuple[tuple[int, ...], dict[str, list[NDArray[Any]]]]:
@@ -76,7 +91,8 @@ def _episodes(
         return (), {name: list(array) for name, array in chosen.items()}
     if "episode_ends" in arrays:
         return (), cut_at_ends(chosen, arrays["episode_ends"], where)
-    index = next((arrays[name] for name in EPISODE_NAMES if name in arrays), None)
+    found = (arrays[name] for name in EPISODE_NAMES if name in arrays)
+    index = next((array.ravel() for array in found if array.ndim and array.size == len(array)), None)
     if index is None:
         return (), {name: [array] for name, array in chosen.items()}
     if index.shape != (rows,) or index.dtype.kind not in "iu":
@@ -90,5 +106,11 @@ def cut_at_ends(columns: dict[str, NDArray[Any]], ends: NDArray[Any], where: str
     rows = min(len(column) for column in columns.values())
     if len(stops) == 0 or stops[0] < 1 or (np.diff(stops) < 1).any() or stops[-1] > rows:
         raise FormatError(f"expected rising episode_ends up to {rows} rows in {where}, got {stops[:8].tolist()}")
+    if any(len(column) != stops[-1] for column in columns.values()):
+        lengths = ", ".join(f"{len(column)} rows of {name}" for name, column in columns.items())
+        raise FormatError(
+            f"expected the last of episode_ends to equal the number of rows in {where}, got {stops[-1]} and "
+            f"{lengths}: add the missing end, or drop the rows that belong to no episode"
+        )
     starts = np.concatenate([[0], stops[:-1]])
     return {name: [column[a:b] for a, b in zip(starts, stops, strict=True)] for name, column in columns.items()}

@@ -11,14 +11,9 @@ from numpy.typing import NDArray
 from action_tokenizers.errors import FormatError
 from action_tokenizers.extras import require
 
-__all__ = ["column_names", "join_tables", "numeric_columns", "read_columns", "side_by_side"]
+__all__ = ["join_tables", "numeric_columns", "read_columns", "scalar_columns", "side_by_side"]
 
 Table = dict[str, NDArray[Any]]
-
-
-def column_names(path: Path) -> list[str]:
-    """Return the names of all columns of a file."""
-    return [str(name) for name in _open(path).schema_arrow.names]
 
 
 def numeric_columns(path: Path) -> dict[str, str]:
@@ -36,6 +31,12 @@ def numeric_columns(path: Path) -> dict[str, str]:
             value = first.get(field.name, [None])[0]
             dims[field.name] = f"({len(value) if value is not None else 1})"
     return dims
+
+
+def scalar_columns(path: Path) -> list[str]:
+    """Return the names of the columns of one value per row, text included."""
+    nested = require("pyarrow", "data").types.is_nested
+    return [str(field.name) for field in _open(path).schema_arrow if not nested(field.type)]
 
 
 def read_columns(path: Path, names: Sequence[str]) -> Table:

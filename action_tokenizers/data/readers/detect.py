@@ -2,9 +2,10 @@
 
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from action_tokenizers.data.readers.recording import Recording, State
-from action_tokenizers.errors import FormatError
+from action_tokenizers.errors import ActionTokenizerError, FormatError
 
 __all__ = ["read"]
 
@@ -26,17 +27,38 @@ SUFFIXES = {
 }
 
 
-def read(path: Path, *, action: str | None = None, state: State = None) -> Recording:
-    """Return the episodes at `path`, whatever its layout.
+def read(path: Path, *, action: str | None = None, state: State = None, episode: str | None = None) -> Recording:
+    """Return the episodes at `path`, whatever its layout; `episode` names a column of flat parquet.
 
     Raises:
-        FormatError: No known layout; lists what is there and what is known.
+        FormatError: No known layout (lists what is there and what is known), or files that cannot be read,
+            whatever the packages below raised over them.
     """
+    try:
+        return _read(path, action, state, episode)
+    except (ActionTokenizerError, FileNotFoundError, PermissionError, ImportError, MemoryError, Warning):
+        raise
+    except Exception as error:  # what a broken file makes zlib, numpy, h5py, pyarrow and zarr raise has no common base
+        raise FormatError(
+            f"expected a readable data set at {path}, got {type(error).__name__}: {error}; "
+            "copy or fetch it again, or write its actions anew"
+        ) from error
+
+
+def _read(path: Path, action: str | None, state: State, episode: str | None) -> Recording:
     layout = _of_folder(path) if path.is_dir() else _of_file(path)
     if layout is None:
         raise FormatError(_unknown(path))
     module = import_module(f"action_tokenizers.data.readers.{layout}")
-    recording: Recording = module.read(path, action=action, state=state)
+    chosen: dict[str, Any] = {"action": action, "state": state}
+    if episode is not None:
+        if layout != "parquet":
+            raise FormatError(
+                f"expected no episode column for the layout {layout} of {path.name}, got episode={episode!r}: "
+                "only flat parquet has a choice, leave episode= out"
+            )
+        chosen["episode"] = episode
+    recording: Recording = module.read(path, **chosen)
     return recording
 
 

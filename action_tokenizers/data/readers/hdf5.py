@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from action_tokenizers.data.readers.recording import Recording, State, pick_action, pick_state, positive
+from action_tokenizers.data.readers.recording import (
+    Recording,
+    State,
+    concatenated,
+    pick_action,
+    pick_state,
+    positive,
+)
 from action_tokenizers.errors import FormatError
 from action_tokenizers.extras import require
 
@@ -38,17 +45,20 @@ def _read_file(path: Path, action: str | None, state: State) -> Recording:
     try:
         with h5py.File(path, "r") as file:
             data = file.get("data")
-            if isinstance(data, h5py.Group) and any(isinstance(item, h5py.Group) for item in data.values()):
-                return _demos(file, data, action, state, path.name)
+            demos = [key for key in data if isinstance(data[key], h5py.Group)] if isinstance(data, h5py.Group) else []
+            if demos:
+                return _demos(file, data, demos, action, state, path.name)
             actions, states = _arrays(file, action, state, FILE_STATES, path.name)
             number = (_number(path.stem),)
             return Recording([actions], None if states is None else [states], _rate(file), number)
-    except (OSError, RuntimeError) as error:
+    except FormatError:
+        raise
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise FormatError(f"expected a whole HDF5 file at {path.name}, got {error}: copy it again") from error
 
 
-def _demos(file: Any, data: Any, action: str | None, state: State, where: str) -> Recording:
-    keys = sorted(data, key=_place)
+def _demos(file: Any, data: Any, demos: list[str], action: str | None, state: State, where: str) -> Recording:
+    keys = sorted(demos, key=_place)
     pairs = [_arrays(data[key], action, state, DEMO_STATES, f"{where}/data/{key}") for key in keys]
     states = [states for _, states in pairs if states is not None]
     return Recording(
@@ -64,12 +74,12 @@ def _arrays(
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Return the actions and, if any, the states of one episode."""
     shapes = _shapes(group)
-    actions = _joined(group, pick_action(shapes, action, where, "/"))
+    actions = _joined(group, pick_action(shapes, action, where, "/"), where)
     if state is None:
         columns = [name for name in states if name in shapes][:1]
     else:
         columns = pick_state(shapes, state, where, "/")
-    return actions, _joined(group, columns) if columns else None
+    return actions, _joined(group, columns, where) if columns else None
 
 
 def _shapes(group: Any) -> dict[str, tuple[int, ...]]:
@@ -85,9 +95,8 @@ def _shapes(group: Any) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _joined(group: Any, names: list[str]) -> NDArray[Any]:
-    parts = [np.asarray(group[name]) for name in names]
-    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+def _joined(group: Any, names: list[str], where: str) -> NDArray[Any]:
+    return concatenated({name: np.asarray(group[name]) for name in names}, where)
 
 
 def _number(name: str) -> int:

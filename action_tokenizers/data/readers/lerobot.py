@@ -75,9 +75,9 @@ def _data_files(path: Path, info: dict[str, Any]) -> list[Path]:
 
 
 def _leaves(template: str) -> bool:
-    """Tell whether a template points outside its data set: never follow a stranger's file there."""
-    parts = PurePosixPath(template)
-    return parts.is_absolute() or ".." in parts.parts or not template
+    """Tell whether a template names no file inside its data set: never follow a stranger's outside it."""
+    place = PurePosixPath(template)
+    return place.is_absolute() or ".." in place.parts or not place.parts
 
 
 def _load(file: Path, parts: dict[str, list[str]], index: list[str]) -> dict[str, NDArray[Any]]:

@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from action_tokenizers.data.readers.columns import (
-    column_names,
     join_tables,
     numeric_columns,
     read_columns,
+    scalar_columns,
     side_by_side,
 )
 from action_tokenizers.data.readers.recording import (
     EPISODE_NAMES,
+    MOST_LISTED,
     Recording,
     State,
     pick_action,
@@ -30,16 +31,18 @@ __all__ = ["read"]
 FRAME_NAMES = ("frame_index", "step_index")
 
 
-def read(path: Path, *, action: str | None = None, state: State = None) -> Recording:
-    """Return the episodes of a parquet file, or of all parquet files below a folder."""
+def read(path: Path, *, action: str | None = None, state: State = None, episode: str | None = None) -> Recording:
+    """Return the episodes of a parquet file, or of all parquet files below a folder.
+
+    `episode` names the column that tells the episodes apart; None looks for the common names.
+    """
     files = _files(path)
     columns = numeric_columns(files[0])
     where = files[0].name
     parts = {"action": pick_action(columns, action, where), "state": pick_state(columns, state, where)}
     frame = next((name for name in FRAME_NAMES if name in columns), None)
-    every = column_names(files[0])  # episode ids may be text, which numeric_columns leaves out
-    episode = next((name for name in EPISODE_NAMES if name in every), None)
-    wanted = [*parts["action"], *parts["state"], *(name for name in (episode, frame) if name)]
+    episode = _episode_column(files[0], episode)
+    wanted = list(dict.fromkeys([*parts["action"], *parts["state"], *(name for name in (episode, frame) if name)]))
     tables = []
     for number, file in enumerate(files):
         table = read_columns(file, wanted)
@@ -57,6 +60,28 @@ def read(path: Path, *, action: str | None = None, state: State = None) -> Recor
         positive(facts.get("hz", facts.get("fps"))),
         names,
         _action_names(facts, split["action"][0].shape[1]),
+        "" if episode or len(files) > 1 else _doubt(where, len(numbers)),
+    )
+
+
+def _episode_column(file: Path, wanted: str | None) -> str | None:
+    """Return the column that tells episodes apart, None where there is none of a common name."""
+    there = scalar_columns(file)  # episode ids may be text, which numeric_columns leaves out
+    if wanted is None:
+        return next((name for name in EPISODE_NAMES if name in there), None)
+    if wanted not in there:
+        listed = ", ".join(there[:MOST_LISTED]) + ", ..." * (len(there) > MOST_LISTED) or "no such columns"
+        raise FormatError(
+            f"expected an episode column {wanted!r} of one value per row in {file.name}, got {listed}: "
+            "name the column with episode="
+        )
+    return wanted
+
+
+def _doubt(where: str, rows: int) -> str:
+    return (
+        f"no column of {where} tells episodes apart (expected one of {', '.join(EPISODE_NAMES)}), so its {rows} rows "
+        "are taken as one episode: name the column with episode= if they are several"
     )
 
 

@@ -12,9 +12,11 @@ from action_tokenizers.errors import FormatError
 __all__ = [
     "ACTION_NAMES",
     "EPISODE_NAMES",
+    "MOST_LISTED",
     "STATE_NAMES",
     "Recording",
     "State",
+    "concatenated",
     "pick_action",
     "pick_state",
     "positive",
@@ -33,7 +35,23 @@ STATE_NAMES = (
     "agent_pos",
     "obs",
 )
-EPISODE_NAMES = ("episode_index", "episode_id", "episode", "traj_id")
+EPISODE_NAMES = (
+    "episode_index",
+    "episode_id",
+    "episode",
+    "episode_num",
+    "traj_id",
+    "traj_index",
+    "traj",
+    "trajectory_id",
+    "trajectory",
+    "demo_id",
+    "demo_index",
+    "demo",
+    "rollout_id",
+    "rollout",
+    "ep",
+)
 MOST_LISTED = 24
 
 State = str | Literal[False] | None  # a name, False: leave states out, None: look for the common names
@@ -50,6 +68,7 @@ class Recording:
         fps: Frames per second, None where the files do not say.
         names: The episode indices as recorded; empty for 0..n-1.
         action_names: One name per action dim, or None.
+        doubt: What the reader had to guess, for a warning; empty where it knew.
     """
 
     actions: Sequence[Matrix]
@@ -57,6 +76,7 @@ class Recording:
     fps: float | None = None
     names: tuple[int, ...] = ()
     action_names: tuple[str, ...] | None = None
+    doubt: str = ""
 
 
 def pick_action(columns: Mapping[str, Any], wanted: str | None, where: str, separator: str = ".") -> list[str]:
@@ -97,6 +117,19 @@ def _missing(columns: Mapping[str, Any], wanted: str | None, what: str, names: S
     listed = [f"{name} {dims}" for name, dims in columns.items()]
     there = ", ".join(listed[:MOST_LISTED]) + ", ..." * (len(listed) > MOST_LISTED) or "no numeric columns"
     return f"expected {expected}{common} in {where}, got {there}: name the column with {what}="
+
+
+def concatenated(columns: Mapping[str, Matrix], where: str) -> Matrix:
+    """Return the columns of one part `(..., d)` side by side, in their order; `(t,)` counts as `(t, 1)`."""
+    axes = max(2, *(column.ndim for column in columns.values()))
+    parts = [column[..., None] if column.ndim == axes - 1 else column for column in columns.values()]
+    if len({part.shape[:-1] for part in parts}) > 1:
+        shapes = ", ".join(f"{name} {column.shape}" for name, column in columns.items())
+        raise FormatError(
+            f"expected as many rows in each of the columns {', '.join(columns)} of {where}, got {shapes}: "
+            "name one of them with action= or state="
+        )
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
 
 def split_rows(

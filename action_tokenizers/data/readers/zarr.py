@@ -5,10 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from action_tokenizers.data.readers.arrays import cut_at_ends
-from action_tokenizers.data.readers.recording import Recording, State, pick_action, pick_state, positive
+from action_tokenizers.data.readers.recording import (
+    Recording,
+    State,
+    concatenated,
+    pick_action,
+    pick_state,
+    positive,
+)
 from action_tokenizers.errors import FormatError
 from action_tokenizers.extras import require
 
@@ -54,15 +60,14 @@ def _buffer(root: Any, action: str | None, state: State, where: str) -> Recordin
     known = sorted(data.arrays(), key=lambda item: str(item[0]))  # stores list in any order
     shapes = {str(name): tuple(array.shape) for name, array in known if _is_column(array)}
     columns = {"action": pick_action(shapes, action, where), "state": pick_state(shapes, state, where)}
-    arrays = {what: _joined(data, names) for what, names in columns.items() if names}
+    arrays = {
+        what: concatenated({name: np.asarray(data[name]) for name in names}, where)
+        for what, names in columns.items()
+        if names
+    }
     split = cut_at_ends(arrays, np.asarray(root[ENDS]), where)
     return Recording(split["action"], split.get("state"), positive(root.attrs.get("fps")))
 
 
 def _is_column(array: Any) -> bool:
     return array.ndim in (1, 2) and array.dtype.kind in "fiub"
-
-
-def _joined(data: Any, names: list[str]) -> NDArray[Any]:
-    parts = [np.asarray(data[name]) for name in names]
-    return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)

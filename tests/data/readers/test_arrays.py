@@ -68,3 +68,49 @@ def test_arrays_that_do_not_fit_are_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(FormatError, match=message):
         Episodes.load(tmp_path / "x.npz")
+
+
+def test_grouped_arrays_are_joined(tmp_path, walks):
+    arm, state = walks((8,), 2)[0], walks((8,), 3)[0]
+    arrays = {
+        "action.arm": arm,
+        "action.gripper": arm[:, :1],
+        "action.lift": arm[:, 1],
+        "obs.image": np.zeros((8, 4, 4)),
+    }
+    np.savez(tmp_path / "x.npz", **arrays, **{"obs.joints": state, "obs.time": state[:, 0]})
+    read = Episodes.load(tmp_path / "x.npz")
+    np.testing.assert_array_equal(read.actions[0], np.column_stack([arm, arm]))
+    np.testing.assert_array_equal(read.states[0], np.column_stack([state, state[:, 0]]))
+
+
+def test_grouped_arrays_of_many_episodes_are_joined(tmp_path):
+    np.savez(tmp_path / "x.npz", **{"action.arm": np.zeros((3, 5, 2)), "action.grip": np.ones((3, 5))})
+    read = Episodes.load(tmp_path / "x.npz")
+    assert (read.lengths, read.actions[2][4].tolist()) == ((5, 5, 5), [0, 0, 1])
+
+
+def test_grouped_arrays_of_different_rows_are_refused(tmp_path):
+    np.savez(tmp_path / "x.npz", **{"action.arm": np.zeros((5, 2)), "action.gripper": np.ones((4, 1))})
+    with pytest.raises(
+        FormatError, match=r"as many rows .* x.npz, got action.arm \(5, 2\), action.gripper \(4, 1\): name"
+    ):
+        Episodes.load(tmp_path / "x.npz")
+
+
+def test_rows_after_the_last_end_are_refused(tmp_path):
+    np.savez(tmp_path / "x.npz", action=np.zeros((9, 2)), episode_ends=np.array([3, 7]))
+    with pytest.raises(FormatError, match=r"last of episode_ends to equal .* x.npz, got 7 and 9 rows of action: add"):
+        Episodes.load(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("rate", [20, [20.0]])
+def test_a_rate_beside_unnamed_episodes(tmp_path, walks, rate):
+    np.savez(tmp_path / "x.npz", *walks((3, 4), 2), fps=rate, seed=7)
+    read = Episodes.load(tmp_path / "x.npz")
+    assert (read.lengths, read.fps) == ((3, 4), 20)
+
+
+def test_a_rate_beside_the_only_array(tmp_path):
+    np.savez(tmp_path / "x.npz", torque=np.zeros((5, 2)), hz=10)
+    assert Episodes.load(tmp_path / "x.npz").fps == 10

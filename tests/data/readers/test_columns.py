@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from action_tokenizers.data.readers.columns import (
-    column_names,
     join_tables,
     numeric_columns,
     read_columns,
+    scalar_columns,
     side_by_side,
 )
 from action_tokenizers.errors import FormatError
@@ -53,7 +53,7 @@ def test_columns_keep_their_order_and_say_their_dims(save):
         c=pa.array([[1.0]], pa.list_(pa.float32(), 1)),
     )
     assert list(numeric_columns(path).items()) == [("b", "(3)"), ("a", "(1)"), ("c", "(1)")]
-    assert column_names(path) == ["text", "b", "a", "deep", "c"]
+    assert scalar_columns(path) == ["text", "a"]
 
 
 def test_a_name_that_begins_another_is_not_mixed_up(save):
@@ -89,7 +89,7 @@ def test_a_missing_column_is_named(save):
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"nonsense" * 20])
 def test_files_that_are_not_parquet_are_named(tmp_path, content):
     (tmp_path / "y.parquet").write_bytes(content)
-    for read in (numeric_columns, column_names, lambda path: read_columns(path, ["a"])):
+    for read in (numeric_columns, scalar_columns, lambda path: read_columns(path, ["a"])):
         with pytest.raises(FormatError, match=r"whole parquet file at y.parquet"):
             read(tmp_path / "y.parquet")
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from action_tokenizers.data import Episodes
-from action_tokenizers.errors import FormatError, MissingExtraError
+from action_tokenizers.data.readers import arrays
+from action_tokenizers.errors import ActionTokenizerError, FormatError, MissingExtraError
 
 
 @pytest.mark.parametrize("names", [[], ["README.md", "videos/"], [f"{i:03}.mp4" for i in range(50)]])
@@ -45,3 +46,64 @@ def test_a_missing_package_names_the_extra(tmp_path, monkeypatch, name, package)
     (tmp_path / name).write_bytes(b"anything")
     with pytest.raises(MissingExtraError, match=rf"{package}.* pip install 'action-tokenizers\[data\]'"):
         Episodes.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["x.npz", "x.npy"])
+def test_bytes_changed_anywhere_never_leak_a_strangers_error(tmp_path, name):
+    path = tmp_path / name
+    values = np.random.default_rng(0).normal(size=(20, 3))
+    if name == "x.npz":
+        np.savez_compressed(path, action=values)
+    else:
+        np.save(path, values)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(1)
+    refused = 0
+    for _ in range(200):
+        broken = bytearray(whole)
+        for at in rng.integers(0, min(len(whole), 200), 3):
+            broken[at] = rng.integers(0, 256)
+        path.write_bytes(bytes(broken))
+        try:
+            Episodes.load(path)
+        except (ActionTokenizerError, MemoryError):
+            refused += 1
+    assert refused > 50
+
+
+def test_parquet_with_a_broken_name_is_refused(tmp_path, write_parquet):
+    path = write_parquet(tmp_path / "x.parquet", {"action": np.zeros((4, 2)), "episode": np.zeros(4, int)})
+    path.write_bytes(path.read_bytes().replace(b"action", b"\xff\xfetion"))
+    with pytest.raises(FormatError, match=r"x\.parquet"):
+        Episodes.load(path)
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), OSError("x"), NotImplementedError("x"), RecursionError("x")])
+def test_what_a_reader_lets_through_names_the_file(tmp_path, monkeypatch, error):
+    def fail(path, **_):
+        raise error
+
+    monkeypatch.setattr(arrays, "read", fail)
+    (tmp_path / "x.npz").touch()
+    with pytest.raises(FormatError, match=rf"x.npz, got {type(error).__name__}: .*; copy") as caught:
+        Episodes.load(tmp_path / "x.npz")
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError, PermissionError, FileNotFoundError, ImportError, KeyboardInterrupt, DeprecationWarning]
+)
+def test_what_is_no_fault_of_the_file_passes(tmp_path, monkeypatch, error):
+    def fail(path, **_):
+        raise error
+
+    monkeypatch.setattr(arrays, "read", fail)
+    (tmp_path / "x.npz").touch()
+    with pytest.raises(error):
+        Episodes.load(tmp_path / "x.npz")
+
+
+def test_an_episode_column_is_refused_where_the_layout_knows(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((3, 1)))
+    with pytest.raises(FormatError, match=r"no episode column for the layout arrays of x.npy, got episode='take'"):
+        Episodes.load(tmp_path / "x.npy", episode="take")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from action_tokenizers.data import Episodes
-from action_tokenizers.errors import FormatError
+from action_tokenizers.errors import ActionShapeError, FormatError
 
 h5py = pytest.importorskip("h5py")
 
@@ -84,3 +84,33 @@ def test_a_truncated_file_is_named(aloha, keep):
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(FormatError, match=r"whole HDF5 file at episode_2.hdf5"):
         Episodes.load(aloha)
+
+
+def test_a_stray_dataset_beside_the_demos_is_no_demo(robomimic):
+    path = robomimic()
+    with h5py.File(path, "a") as file:
+        file["data/note"] = np.zeros((3, 7))
+    assert Episodes.load(path).names == tuple(range(12))
+
+
+def test_a_link_to_nothing_is_named(robomimic):
+    path = robomimic()
+    with h5py.File(path, "a") as file:
+        file["data/demo_99"] = h5py.SoftLink("/nowhere")
+    with pytest.raises(FormatError, match=r"whole HDF5 file at demos.hdf5"):
+        Episodes.load(path)
+
+
+def test_an_empty_demo_is_named(robomimic):
+    path = robomimic()
+    with h5py.File(path, "a") as file:
+        file["data/demo_99/actions"] = np.zeros((0, 7))
+    with pytest.raises(ActionShapeError, match=r"got shape \(0, 7\) in episode 99"):
+        Episodes.load(path, state=False)
+
+
+def test_columns_of_different_rows_are_refused(tmp_path):
+    with h5py.File(tmp_path / "x.hdf5", "w") as file:
+        file["actions/a"], file["actions/b"] = np.zeros((5, 2)), np.zeros((4, 1))
+    with pytest.raises(FormatError, match=r"as many rows .* got actions/a \(5, 2\), actions/b \(4, 1\): name"):
+        Episodes.load(tmp_path / "x.hdf5")

@@ -246,3 +246,15 @@ def test_info_may_hold_any_json(write_lerobot, walks):
     root = write_lerobot(info, {"data/chunk-000/file-000.parquet": rows(0, walks((4,), 2)[0])})
     read = Episodes.load(root)
     assert (read.action_names, read.fps) == (("x", "y"), 30.0)
+
+
+def test_a_data_path_that_names_no_file_is_not_followed(write_lerobot):
+    root = write_lerobot({**V3, "data_path": "."}, {"data/chunk-000/file-000.parquet": rows(3, np.zeros((4, 2)))})
+    assert Episodes.load(root).names == (3,)
+
+
+def test_episode_numbers_in_lists_are_refused(write_lerobot):
+    columns = {**rows(3, np.zeros((4, 2))), "episode_index": np.zeros((4, 2), int)}
+    root = write_lerobot(V3, {"data/chunk-000/file-000.parquet": columns})
+    with pytest.raises(FormatError, match=r"readable data set at .*robot_set, got \w+Error: .*; copy or fetch it"):
+        Episodes.load(root)

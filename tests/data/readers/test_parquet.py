@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from action_tokenizers.data import Episodes
+from action_tokenizers.data.readers.recording import EPISODE_NAMES
 from action_tokenizers.errors import FormatError
 
 
@@ -42,10 +43,39 @@ def test_rows_are_ordered_by_episode_and_frame(write_parquet, tmp_path, walks):
     np.testing.assert_array_equal(np.concatenate(read.actions), actions)
 
 
-@pytest.mark.parametrize("column", ["episode_index", "episode_id", "episode", "traj_id"])
+@pytest.mark.parametrize("column", EPISODE_NAMES)
 def test_episode_columns_of_every_name(write_parquet, tmp_path, column):
     path = write_parquet(tmp_path / "x.parquet", {column: [3, 3, 5], "actions": np.zeros((3, 2))})
     assert Episodes.load(path).names == (3, 5)
+
+
+@pytest.mark.parametrize("column", ["demo_id", "trajectory", "rollout", "ep"])
+def test_the_usual_names_of_episode_columns(write_parquet, tmp_path, column):
+    path = write_parquet(tmp_path / "x.parquet", {column: [3, 3, 5], "action": np.zeros((3, 2))})
+    assert Episodes.load(path).lengths == (2, 1)
+
+
+def test_a_column_named_by_the_caller_tells_episodes_apart(write_parquet, tmp_path):
+    columns = {"take": [3, 3, 5], "episode_index": [0, 0, 0], "action": np.zeros((3, 2))}
+    path = write_parquet(tmp_path / "x.parquet", columns)
+    assert Episodes.load(path, episode="take").names == (3, 5)
+    for wrong in ("shot", "action"):
+        with pytest.raises(
+            FormatError, match=rf"episode column '{wrong}' .* got take, episode_index: name .* episode="
+        ):
+            Episodes.load(path, episode=wrong)
+
+
+def test_one_file_in_which_nothing_tells_episodes_apart_is_doubted(write_parquet, tmp_path):
+    path = write_parquet(tmp_path / "x.parquet", {"take": [3, 3, 5], "action": np.zeros((3, 2))})
+    with pytest.warns(UserWarning, match=r"no column of x.parquet .* 3 rows are taken as one episode: .* episode="):
+        assert Episodes.load(path).lengths == (3,)
+    assert Episodes.load(path, episode="take").lengths == (2, 1)
+
+
+def test_lists_do_not_name_episodes(write_parquet, tmp_path):
+    columns = {"trajectory": np.zeros((3, 2)), "traj_id": [1, 1, 2], "action": np.zeros((3, 2))}
+    assert Episodes.load(write_parquet(tmp_path / "x.parquet", columns)).names == (1, 2)
 
 
 def test_episodes_named_by_text_are_numbered_as_they_appear(write_parquet, tmp_path):
@@ -72,7 +102,7 @@ def test_several_files_with_and_without_episode_numbers(write_parquet, tmp_path,
 
 @pytest.mark.parametrize(("facts", "fps"), [({"fps": 12}, 12.0), ({"hz": 0}, None), ([], None)])
 def test_facts_beside_the_file(write_parquet, tmp_path, facts, fps):
-    path = write_parquet(tmp_path / "x.parquet", {"action": np.zeros((3, 2))})
+    path = write_parquet(tmp_path / "x.parquet", {"action": np.zeros((3, 2)), "episode_index": [0, 0, 0]})
     (tmp_path / "dataset.json").write_text(json.dumps(facts))
     assert Episodes.load(path).fps == fps
     (tmp_path / "dataset.json").write_text("{")
@@ -81,7 +111,7 @@ def test_facts_beside_the_file(write_parquet, tmp_path, facts, fps):
 
 
 def test_no_action_column_lists_what_is_there(write_parquet, tmp_path):
-    columns = {"torque": np.zeros((3, 4)), "note": np.array(["a", "b", "c"], object)}
+    columns = {"torque": np.zeros((3, 4)), "ep": np.array(["a", "a", "a"], object)}
     path = write_parquet(tmp_path / "x.parquet", columns)
     with pytest.raises(FormatError, match=r"an action column .* in x.parquet, got torque \(4\): name .* action="):
         Episodes.load(path)

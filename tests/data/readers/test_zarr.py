@@ -61,3 +61,17 @@ def test_broken_buffers_are_named(buffer, tmp_path):
     (tmp_path / "y.zarr.zip").write_bytes(b"PK nothing")
     with pytest.raises(FormatError, match=r"meta/episode_ends at y.zarr.zip"):
         Episodes.load(tmp_path / "y.zarr.zip")
+
+
+def test_rows_after_the_last_end_are_refused(buffer):
+    shutil.rmtree(buffer / "meta" / "episode_ends")
+    zarr.open_group(str(buffer), mode="a")["meta"].create_array("episode_ends", data=np.array([4, 7]))
+    with pytest.raises(FormatError, match=r"replay.zarr, got 7 and 10 rows of action, 10 rows of state: add"):
+        Episodes.load(buffer)
+
+
+def test_data_that_is_an_array_is_refused(buffer):
+    shutil.rmtree(buffer / "data")
+    zarr.open_group(str(buffer), mode="a").create_array("data", data=np.zeros((10, 2)))
+    with pytest.raises(FormatError, match=r"readable data set at .*replay.zarr, got AttributeError"):
+        Episodes.load(buffer)
