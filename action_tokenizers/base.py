@@ -457,10 +457,10 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
 
     def _learn_from(self, sample: ChunkSample, is_open: bool, progress: Progress | None) -> None:
         actions, is_pad, rows = _by_key(sample)
-        lost = sorted(set(sample.count) - set(rows))
-        if lost:
+        if sample.unsampled_keys:
             raise ActionValueError(
-                f"expected a chunk of every key in the sample, got none of {lost} among {len(actions)}; "
+                f"expected a chunk of every key in the sample, got none of {list(sample.unsampled_keys)} among "
+                f"{len(actions)}; "
                 "raise the sample's k or give these keys more weight"
             )
         self._horizon = None if is_open else int(actions.shape[1])

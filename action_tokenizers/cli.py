@@ -217,7 +217,8 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _load(source: str, options: argparse.Namespace) -> Episodes:
-    return Episodes.load(source, key=options.key, action=options.action, state=options.state, fps=options.fps)
+    columns = {"action": options.action, "state": options.state, "episode": options.episode}
+    return Episodes.load(source, key=options.key, fps=options.fps, **columns)
 
 
 def _load_several(options: argparse.Namespace) -> list[Episodes]:
@@ -428,6 +429,7 @@ def _sampling(verb: Any, max_chunks: int) -> None:
 def _columns(verb: Any) -> None:
     verb.add_argument("--action", metavar="COLUMN", help="where the actions are, if not under a common name")
     verb.add_argument("--state", metavar="COLUMN")
+    verb.add_argument("--episode", metavar="COLUMN", help="which rows of a flat parquet file belong together")
     verb.add_argument("--key", help="range key of this data set: whose range, where several were fitted")
     verb.add_argument("--fps", type=float, help="where the data do not say")
 

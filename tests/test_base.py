@@ -604,3 +604,56 @@ def test_ten_thousand_chunks_of_a_real_robot_are_allowed_and_repaired(family):
     assert len(actions) == 10_000
     accept_allowed(tokenizer, actions, samples=10_000)
     accept_repair(tokenizer, sample.actions, actions[:2000])
+
+
+def test_a_key_without_a_chunk_in_the_sample_is_refused():
+    many, few = (Episodes(list(ACTIONS[:n]), key=key, source=key) for n, key in ((60, "many"), (1, "few")))
+    sample = ChunkSample(5).add(many, 2).add(few, 5 - 3)
+    if not sample.unsampled_keys:
+        pytest.fail("expected a sample that lost a key; choose another seed")
+    with pytest.raises(ActionValueError, match=r"none of \['few'\]"):
+        BinningTokenizer(horizon=2).fit(sample)
+
+
+@pytest.mark.parametrize("tokenizer", families(), ids=ids_of(families()))
+def test_a_default_device_changes_nothing(tokenizer, tmp_path):
+    """transformers builds policies under torch.device("meta"), scripts set "cuda"."""
+    fitted = clone(tokenizer).fit(ACTIONS)
+    ids = fitted.encode(ACTIONS)
+    fitted.save_pretrained(tmp_path / "t")
+    with torch.device("meta"):
+        under = clone(tokenizer).fit(ACTIONS)
+        loaded = ActionTokenizer.from_pretrained(tmp_path / "t")
+        results = [
+            (t.encode(ACTIONS), t.decode(ids), t.try_decode(ids[:, :2])[0], t.allowed(ids[:, :1]), t.bits(ids))
+            for t in (fitted, under, loaded)
+        ]
+        listed = loaded.encode([ACTIONS[0], ACTIONS[1]])
+    expected = (ids, fitted.decode(ids), fitted.try_decode(ids[:, :2])[0], fitted.allowed(ids[:, :1]), fitted.bits(ids))
+    for result in results:
+        for a, b in zip(result, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(listed, fitted.encode([ACTIONS[0], ACTIONS[1]]))
+
+
+def test_lists_may_hold_masks_for_some_chunks():
+    tokenizer = BinningTokenizer(bins=16).fit(ACTIONS)
+    wild = ACTIONS[1].copy()
+    wild[3:] = 9
+    mask = np.arange(5) >= 3
+    ids = tokenizer.encode([ACTIONS[0], wild], action_is_pad=[None, mask])
+    np.testing.assert_array_equal(ids[0], tokenizer.encode(ACTIONS[0]))
+    np.testing.assert_array_equal(ids[1], tokenizer.encode(wild, action_is_pad=mask))
+    with pytest.raises(ActionShapeError, match="one mask or None per chunk, 2, got 1"):
+        tokenizer.encode([ACTIONS[0], wild], action_is_pad=[mask])
+    np.testing.assert_allclose(
+        tokenizer.clip_report([ACTIONS[0], ACTIONS[1]]), tokenizer.clip_report(ACTIONS[:2]), atol=1e-12
+    )
+
+
+def test_a_changed_parameter_list_does_not_change_a_fitted_tokenizer():
+    groups = [[0, 1], [2]]
+    tokenizer = KMeansTokenizer(codebook_size=8, groups=groups).fit(ACTIONS)
+    before = tokenizer.quantize(ACTIONS)
+    groups[0], groups[1] = [2, 1], [0]
+    np.testing.assert_array_equal(tokenizer.quantize(ACTIONS), before)

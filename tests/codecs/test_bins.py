@@ -195,3 +195,22 @@ def test_levels_stay_themselves_when_edges_become_float32():
     )
     assert index[:, 0].tolist() == list(range(len(levels)))
     assert centres.tolist() == levels.tolist()
+
+
+def test_a_rare_opening_keeps_its_own_cells():
+    """A gripper at rest in 98.5 % of the frames: the rest must not be merged with it."""
+    rng = np.random.default_rng(0)
+    values = np.zeros(4000, np.float32)
+    values[:60] = rng.uniform(0.8, 1, 60)
+    edges, centres = quantile_cells(values, 16)
+    assert len(centres) == 16
+    decoded = centres[np.searchsorted(edges, values, side="right")]
+    assert (decoded[60:] == 0).all()
+    assert np.abs(decoded[:60] - values[:60]).max() < 0.03
+    values[:60] = 1
+    values[0] = 0.4  # one frame in between
+    values[1:4] = (0.5, 0.6, 0.7)
+    edges, centres = quantile_cells(values, 4)
+    decoded = centres[np.searchsorted(edges, values, side="right")]
+    assert (decoded[60:] == 0).all()
+    assert np.abs(decoded[4:60] - 1).max() < 0.02

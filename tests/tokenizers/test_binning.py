@@ -185,3 +185,14 @@ def test_workers_and_threads(demo):
     tokenizer = BinningTokenizer().fit(demo[0])
     encode_in_workers([tokenizer], demo[1], "fork")
     encode_in_threads(tokenizer, demo[1])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_more_levels_than_bins_are_refused_not_blurred(strategy):
+    """A gripper that one robot moves and another does not is -1, 0 and 1; two cells cannot hold it."""
+    moving = with_few_valued_dims()
+    still = moving.copy()
+    still[..., 2:] = 0.25
+    data = [Episodes(list(moving), key="moves", source="a"), Episodes(list(still), key="still", source="b")]
+    with pytest.raises(ActionTokenizerError, match="bins >= 3"):
+        BinningTokenizer(bins=[32, 2, 2, 2], strategy=strategy, horizon=8).fit(data)
