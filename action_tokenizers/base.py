@@ -424,18 +424,17 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
     def clip_report(self, actions: Any, *, key: str | None = None) -> Any:
         """Return the fraction of values outside the range per dim, `(d,)` float64: what encoding clips."""
         fitted = self._fitted_range()
+        given = actions
         if is_chunk_list(actions):
             # every step counts once, however the list is cut into chunks
-            steps = [self._listed(actions, i, None)[0] for i in range(len(actions))]
-            joined = torch.cat(steps)[None]
-            actions = joined if isinstance(actions[0], torch.Tensor) else joined.cpu().numpy()
-            chunks, _ = open_actions(actions, fitted.low.device)
+            given = actions[0]
+            chunks = torch.cat([self._listed(actions, i, None)[0] for i in range(len(actions))])[None]
         else:
             chunks, _ = open_actions(actions, fitted.low.device)
             self._shape(chunks.shape[1], chunks.shape[2])
         count = max(1, chunks.shape[0] * chunks.shape[1])
         fraction = fitted.outside(chunks, key).sum(dim=(0, 1)).double() / count
-        return fraction.to(actions.device) if isinstance(actions, torch.Tensor) else fraction.cpu().numpy()
+        return fraction.to(given.device) if isinstance(given, torch.Tensor) else fraction.cpu().numpy()
 
     def forward(self, actions: Any, *, key: str | None = None) -> Any:
         """Return `encode(actions)`: LeRobot, openpi and torch call a tokenizer."""
@@ -460,8 +459,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         if sample.unsampled_keys:
             raise ActionValueError(
                 f"expected a chunk of every key in the sample, got none of {list(sample.unsampled_keys)} among "
-                f"{len(actions)}; "
-                "raise the sample's k or give these keys more weight"
+                f"{len(actions)}; raise the sample's k or give these keys more weight"
             )
         self._horizon = None if is_open else int(actions.shape[1])
         self._action_dim = int(actions.shape[2])

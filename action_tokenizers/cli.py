@@ -83,8 +83,7 @@ def _demo(options: argparse.Namespace) -> None:
         comparison = compare(tokenizers, episodes, stride=DEMO_STRIDE, progress=progress)
     for name, tokenizer in comparison.tokenizers.items():
         tokenizer.save_pretrained(out / "tokenizers" / name)
-    _write(out / "comparison.md", comparison.to_markdown())
-    _write(out / "comparison.json", comparison.to_json() + "\n")
+    _write_report(comparison, out)
     _show(comparison, options.json)
     if not options.json:
         print(f"\nreport: {out / 'comparison.md'}\ntokenizers: {out / 'tokenizers'}/{{{','.join(tokenizers)}}}")
@@ -125,11 +124,9 @@ def _encode(options: argparse.Namespace) -> None:
     ids = tokenizer.encode(found.actions, key=key, action_is_pad=found.action_is_pad)
     lengths = tokenizer.length(ids, horizon=horizon)
     # decode needs what relative actions are relative to
-    references = {} if found.reference is None else {"reference": found.reference}
-    is_pad = np.zeros(found.actions.shape[:2], bool) if found.action_is_pad is None else found.action_is_pad
-    where = {"episode": found.episode, "start": found.start, "horizon": horizon, "action_is_pad": is_pad}
-    references["key"] = np.array(key or "")
-    _save_arrays(options.out, ids=ids, length=lengths, **where, **references)
+    reference = {} if found.reference is None else {"reference": found.reference}
+    where = {"episode": found.episode, "start": found.start, "horizon": horizon, "action_is_pad": found.padding}
+    _save_arrays(options.out, ids=ids, length=lengths, key=np.array(key or ""), **where, **reference)
     facts = {
         "chunks": len(ids),
         "tokens": float(lengths.mean()),
@@ -211,9 +208,7 @@ def _compare(options: argparse.Namespace) -> None:
         )
     _show(comparison, options.json)
     if options.out:
-        out = Path(options.out)
-        _write(out / "comparison.md", comparison.to_markdown())
-        _write(out / "comparison.json", comparison.to_json() + "\n")
+        _write_report(comparison, Path(options.out))
 
 
 def _load(source: str, options: argparse.Namespace) -> Episodes:
@@ -302,8 +297,9 @@ def _show(comparison: Comparison, as_json: bool) -> None:
         print(f"note: {note}")
 
 
-def _write(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8")
+def _write_report(comparison: Comparison, folder: Path) -> None:
+    (folder / "comparison.md").write_text(comparison.to_markdown(), encoding="utf-8")
+    (folder / "comparison.json").write_text(comparison.to_json() + "\n", encoding="utf-8")
 
 
 def _output_folder(out: str) -> Path:

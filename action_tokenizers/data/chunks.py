@@ -49,6 +49,11 @@ class Chunks:
         """Return the number of chunks."""
         return len(self.actions)
 
+    @property
+    def padding(self) -> NDArray[np.bool_]:
+        """`action_is_pad` `(n, t)`, all False where nothing is padded."""
+        return np.zeros(self.actions.shape[:2], np.bool_) if self.action_is_pad is None else self.action_is_pad
+
 
 @dataclass(frozen=True, eq=False)
 class ChunkPlan:

@@ -35,9 +35,7 @@ class Coded:
     @classmethod
     def of(cls, found: Chunks, relative: Relative | None) -> "Coded":
         """Take what `gather` returns."""
-        none = np.zeros(found.actions.shape[:2], np.bool_)
-        is_pad = none if found.action_is_pad is None else found.action_is_pad
-        return cls(found.actions, is_pad, found.reference, relative)
+        return cls(found.actions, found.padding, found.reference, relative)
 
     def encode(self, tokenizer: ActionTokenizer, key: str) -> npt.NDArray[np.int64]:
         """Return the ids `(n, m)`."""
