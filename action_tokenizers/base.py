@@ -4,7 +4,7 @@ import functools
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, ClassVar, ParamSpec, Self, TypeVar
@@ -16,13 +16,13 @@ from action_tokenizers.data.episodes import Episodes
 from action_tokenizers.data.relative import Relative
 from action_tokenizers.data.sample import ChunkSample
 from action_tokenizers.doors import hold_last, is_chunk_list, open_actions, open_ids, open_mask
-from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError, NotFittedError
+from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError, NotFittedError, TokenError
 from action_tokenizers.hub import PretrainedMixin
 from action_tokenizers.ranges import Range, fit_range
 from action_tokenizers.reading import Reading
 from action_tokenizers.registry import register
 
-__all__ = ["ActionTokenizer", "Progress", "ScalarCells"]
+__all__ = ["ActionTokenizer", "Progress", "ScalarCells", "range_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -76,6 +76,8 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
     tokenizer_type: ClassVar[str]
     prefix_decodable: ClassVar[bool] = False
     size_names: ClassVar[frozenset[str]] = frozenset()  # keys of `_sizes`
+    # for the card: lines of numpy that turn `ids` of one chunk into `actions` from `config` and `tensors` alone
+    decode_alone: ClassVar[str] = ""
     range: Range | None
 
     def __init_subclass__(cls, *, name: str | None = None, **rest: Any) -> None:
@@ -90,6 +92,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         self._action_dim: int | None
         self._sizes: dict[str, Any]
         self._provenance: dict[str, Any]
+        self._beside: dict[str, Any]
         self._params: dict[str, Any] = {"horizon": horizon, "range": range, **own}
         self._forget()
 
@@ -154,6 +157,19 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
             counts[rows, p] = self._allowed(ids[rows, :p], horizon, action_dim).sum(-1)
         return counts
 
+    def _locate(self, ids: torch.Tensor, kept: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
+        """Return step, dim and level of the first `kept (b,)` ids of each row, `(b, n, 3)`; the rest is ignored."""
+        return torch.full((*ids.shape, 3), -1, dtype=torch.int64, device=ids.device)
+
+    def _more_files(self) -> dict[str, bytes]:
+        """Return further files for other tools, by name; loading does not read them."""
+        return {}
+
+    def _allocate_range(self, keys: Sequence[str]) -> Range:
+        """Return an empty range with these keys; the loader fills it."""
+        empty = torch.empty(len(keys), self._action_dim or 0, dtype=torch.float32)
+        return Range(empty, empty, keys)
+
     def _check_params(self) -> None:
         """Raise ActionValueError or ActionShapeError for parameters outside their domain; facts are known."""
 
@@ -185,8 +201,27 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
 
     @property
     def action_dim(self) -> int | None:
-        """Dims per step."""
+        """Dims per step; None only for an imported tokenizer that does not store it."""
         return self._action_dim
+
+    @action_dim.setter
+    def action_dim(self, value: int | None) -> None:
+        """Settle an open action_dim, see `time_horizon`."""
+        self._settle("_action_dim", value)
+
+    @property
+    def time_horizon(self) -> int | None:
+        """Another name for `horizon`, which starVLA and the published FAST processor use.
+
+        They set it, and `action_dim`, before they decode. Here that settles a shape that was open; what the fit
+        decided stays, and another value raises ActionShapeError.
+        """
+        return self._horizon
+
+    @time_horizon.setter
+    def time_horizon(self, value: int | None) -> None:
+        """Settle an open horizon."""
+        self._settle("_horizon", value)
 
     @property
     def range_keys(self) -> tuple[str, ...]:
@@ -201,14 +236,14 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
 
     @property
     def max_tokens(self) -> int | None:
-        """Most ids a chunk can need; None where the horizon is open, see `max_tokens_for`."""
+        """Most ids a chunk can need; None where horizon or action_dim are open, see `max_tokens_for`."""
         self._fitted_range()
-        return None if self._horizon is None else self.max_tokens_for(self._horizon)
+        is_open = self._horizon is None or self._action_dim is None
+        return None if is_open else self.max_tokens_for(self._horizon)
 
-    def max_tokens_for(self, horizon: int) -> int:
-        """Return the most ids a chunk of `horizon` steps can need."""
-        t, d = self._shape(horizon, None)
-        return self._max_tokens(t, d)
+    def max_tokens_for(self, horizon: int | None = None, action_dim: int | None = None) -> int:
+        """Return the most ids a chunk `(horizon, action_dim)` can need; what the fit decided may be left out."""
+        return self._max_tokens(*self._shape(horizon, action_dim))
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -411,6 +446,38 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         choices = self._choices(read.rows, read.kept, read.horizon, read.action_dim)
         return read.give_back(choices.double().log2().sum(-1))
 
+    def pad_mask(self, ids: Any) -> Any:
+        """Return which ids are not padding, `(..., n)` bool: the ids that a loss counts."""
+        rows, give_back = open_ids(ids, self._fitted_range().low.device, self.pad_id)
+        return give_back(torch.ones_like(rows, dtype=torch.bool) if self.pad_id is None else rows != self.pad_id)
+
+    @_plainly
+    def locate(self, ids: Any, *, horizon: int | None = None, action_dim: int | None = None) -> Any:
+        """Return what each id of a chunk or a prefix is about, `(..., n, 3)` int64: step, dim, level.
+
+        For loss weights per step, dim or level. A step or dim of -1 means all of them, or several; levels count from
+        0, coarse to fine (of FAST: the frequency where the id begins). A pad, and an id that cannot stand where it
+        does, is (-1, -1, -1).
+        """
+        read = self._read(ids, horizon, action_dim)
+        found = self._locate(read.rows, read.kept, read.horizon, read.action_dim)
+        said = torch.arange(read.rows.shape[1], device=read.rows.device) < read.kept[:, None]
+        return read.give_back(torch.where(said[..., None], found, -1))
+
+    def collate(self, rows: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ids `(b, n)` int64, padded to the longest, and which are not padding, `(b, n)` bool.
+
+        For a DataLoader that serves one chunk's ids `(n_i,)` per item.
+
+        Raises:
+            TokenError: not integers, or rows of different lengths although every chunk has the same number of ids.
+        """
+        lengths = {len(row) for row in rows}
+        if self.pad_id is None and len(lengths) > 1:
+            raise TokenError(f"expected rows of one length, because this tokenizer has no pad, got {sorted(lengths)}")
+        ids, _ = open_ids(list(rows), torch.device("cpu"), self.pad_id)
+        return ids, torch.as_tensor(self.pad_mask(ids))
+
     def quantize(self, actions: Any, *, key: str | None = None, action_is_pad: Any = None) -> Any:
         """Return decode(encode(actions)): what a policy could execute in their place (the paper's q)."""
         if is_chunk_list(actions):
@@ -418,7 +485,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
             return [self.quantize(a, key=key, action_is_pad=m) for a, m in zip(actions, masks, strict=True)]
         ids = self.encode(actions, key=key, action_is_pad=action_is_pad)
         shape = actions.shape if hasattr(actions, "shape") else torch.as_tensor(actions).shape
-        return self.decode(ids, horizon=shape[-2], key=key)
+        return self.decode(ids, horizon=shape[-2], action_dim=shape[-1], key=key)
 
     @_plainly
     def clip_report(self, actions: Any, *, key: str | None = None) -> Any:
@@ -453,6 +520,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         self._action_dim = None
         self._sizes = {}
         self._provenance = {}
+        self._beside = {}
 
     def _learn_from(self, sample: ChunkSample, is_open: bool, progress: Progress | None) -> None:
         actions, is_pad, rows = _by_key(sample)
@@ -463,10 +531,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
             )
         self._horizon = None if is_open else int(actions.shape[1])
         self._action_dim = int(actions.shape[2])
-        real = {k: actions[r][~is_pad[r]] if is_pad is not None else actions[r].flatten(0, 1) for k, r in rows.items()}
-        fitted = fit_range(
-            self._params["range"], {k: v.numpy() for k, v in real.items()}, sample.minimum, sample.maximum
-        )
+        fitted = range_of(sample, self._params["range"])
         chunks = torch.empty_like(actions)
         for key, members in rows.items():
             chunks[members] = fitted.to_unit(actions[members], key)
@@ -474,6 +539,18 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         self._fit(chunks if is_pad is None else hold_last(chunks, is_pad), is_pad, progress)
         self.range = fitted
         self._provenance = self._provenance_of(sample)
+
+    def _settle(self, fact: str, value: int | None) -> None:
+        before = getattr(self, fact)
+        if value == before:
+            return
+        name, pad_id = fact.removeprefix("_"), self.pad_id
+        if before is None and isinstance(value, Integral) and not isinstance(value, bool) and value > 0:
+            setattr(self, fact, int(value))
+            if self.pad_id == pad_id:
+                return
+            setattr(self, fact, before)  # the ids would change their meaning
+        raise ActionShapeError(f"expected {name} {before or 'as in the calls'}, got {value!r}; refit for another one")
 
     def _whole(self, name: str, least: int = 1, most: int = 1 << 31) -> int:
         """Return a parameter that must be an integer from `least` to `most`."""
@@ -583,9 +660,8 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
             raise ActionValueError(f"expected the sizes {sorted(self.size_names)}, got {sorted(facts['sizes'])}")
         self._sizes = dict(facts["sizes"])
         self._check_params()
-        empty = torch.empty(len(facts["range_keys"]), facts["action_dim"], dtype=torch.float32)
         self._allocate()
-        self.range = Range(empty, empty, facts["range_keys"])
+        self.range = self._allocate_range(facts["range_keys"])
         self._provenance = dict(provenance)
 
     def _check_loaded(self) -> None:
@@ -620,6 +696,13 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
 
         super()._apply(keep_dtype, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def range_of(sample: ChunkSample, strategy: Any = "quantile") -> Range:
+    """Return the range that a fit on `sample` learns; see `ActionTokenizer` for the strategies."""
+    actions, is_pad, rows = _by_key(sample)
+    real = {k: actions[r][~is_pad[r]] if is_pad is not None else actions[r].flatten(0, 1) for k, r in rows.items()}
+    return fit_range(strategy, {k: v.numpy() for k, v in real.items()}, sample.minimum, sample.maximum)
 
 
 def _mask_list(masks: Any, chunks: int) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The command line: `action-tokenizers demo | fit | encode | decode | info | compare`.
+"""The command line: `action-tokenizers demo | fit | encode | decode | info | compare | push | import | export`.
 
 The only module that draws. Results go to standard output, progress and warnings to standard error. Exit codes: 0
 fine, 2 wrong usage or unusable input (one line, no traceback).
@@ -20,12 +20,13 @@ from zipfile import BadZipFile
 import numpy as np
 
 from action_tokenizers import __version__
-from action_tokenizers.base import ActionTokenizer, Progress
+from action_tokenizers.base import ActionTokenizer, Progress, range_of
 from action_tokenizers.data import ChunkSample, Episodes, Relative, chunks, default_horizon
 from action_tokenizers.diagnostics.compare import COLUMNS, Comparison, compare
 from action_tokenizers.diagnostics.error import two_valued
-from action_tokenizers.errors import ActionTokenizerError, ActionValueError, FormatError
-from action_tokenizers.registry import BUILT_IN, known_types, tokenizer_class
+from action_tokenizers.errors import ActionTokenizerError, ActionValueError, FormatError, HubError
+from action_tokenizers.registry import FAMILIES, known_types, tokenizer_class
+from action_tokenizers.tokenizers.published_fast import PublishedFASTTokenizer
 
 __all__ = ["main", "parse_spec"]
 
@@ -78,7 +79,7 @@ def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
 def _demo(options: argparse.Namespace) -> None:
     out = _output_folder(options.out)
     episodes = Episodes.load(DEMO_DATA)
-    tokenizers = {name: _unfitted(name, {"horizon": options.horizon}) for name in BUILT_IN}
+    tokenizers = {name: _unfitted(name, {"horizon": options.horizon}) for name in FAMILIES}
     with _progress() as progress:
         comparison = compare(tokenizers, episodes, stride=DEMO_STRIDE, progress=progress)
     for name, tokenizer in comparison.tokenizers.items():
@@ -113,7 +114,7 @@ def _fit(options: argparse.Namespace) -> None:
 
 def _encode(options: argparse.Namespace) -> None:
     _output_file(options.out)
-    tokenizer = ActionTokenizer.from_pretrained(options.tokenizer)
+    tokenizer = _tokenizer(options.tokenizer)
     episodes = _load(options.data, options)
     horizon = options.horizon or tokenizer.horizon or default_horizon(episodes)
     if horizon is None:
@@ -122,10 +123,16 @@ def _encode(options: argparse.Namespace) -> None:
     found = chunks(episodes, horizon, options.stride or horizon, tokenizer.relative, pad_tail=True)
     key = options.key or (tokenizer.range_keys[0] if len(tokenizer.range_keys) == 1 else None)
     ids = tokenizer.encode(found.actions, key=key, action_is_pad=found.action_is_pad)
-    lengths = tokenizer.length(ids, horizon=horizon)
+    lengths = tokenizer.length(ids, horizon=horizon, action_dim=episodes.action_dim)
     # decode needs what relative actions are relative to
     reference = {} if found.reference is None else {"reference": found.reference}
-    where = {"episode": found.episode, "start": found.start, "horizon": horizon, "action_is_pad": found.padding}
+    where = {
+        "episode": found.episode,
+        "start": found.start,
+        "horizon": horizon,
+        "action_dim": episodes.action_dim,
+        "action_is_pad": found.padding,
+    }
     _save_arrays(options.out, ids=ids, length=lengths, key=np.array(key or ""), **where, **reference)
     facts = {
         "chunks": len(ids),
@@ -137,14 +144,18 @@ def _encode(options: argparse.Namespace) -> None:
 
 
 def _decode(options: argparse.Namespace) -> None:
-    tokenizer = ActionTokenizer.from_pretrained(options.tokenizer)
+    tokenizer = _tokenizer(options.tokenizer)
     _output_file(options.out)
-    ids, horizon, reference, key = _load_ids(Path(options.ids))
+    ids, horizon, action_dim, reference, key = _load_ids(Path(options.ids))
     if tokenizer.relative is not None and reference is None:
         raise FormatError(
             f"expected `reference` in {options.ids}, because the tokenizer's actions are relative; got none"
         )
-    where: dict[str, Any] = {"horizon": horizon if tokenizer.horizon is None else None, "key": options.key or key}
+    where: dict[str, Any] = {
+        "horizon": horizon if tokenizer.horizon is None else None,
+        "action_dim": action_dim if tokenizer.action_dim is None else None,
+        "key": options.key or key,
+    }
     if options.repair:
         actions, valid = tokenizer.try_decode(ids, **where)
     else:
@@ -157,14 +168,25 @@ def _decode(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    path = Path(options.path)
-    if (path / "config.json").is_file():
-        _print_facts(_facts_of(ActionTokenizer.from_pretrained(path)), options.json)
-        return
-    episodes = _load(options.path, options)
+    try:
+        tokenizer, episodes = _tokenizer(options.path), None
+    except (FormatError, HubError) as no_tokenizer:
+        try:
+            tokenizer, episodes = None, _load(options.path, options)
+        except (FormatError, HubError) as no_data:
+            if _holds_tokenizer(options.path):
+                raise no_tokenizer from None
+            raise FormatError(
+                f"expected a tokenizer or a data set; as tokenizer: {no_tokenizer}; as data: {no_data}"
+            ) from no_data
+    facts = _facts_of(tokenizer) if episodes is None else _facts_of_data(episodes)
+    _print_facts(facts, options.json)
+
+
+def _facts_of_data(episodes: Episodes) -> dict[str, Any]:
     joined = np.concatenate(episodes.actions)
     lengths = sorted(episodes.lengths)
-    facts = {
+    return {
         "source": episodes.source,
         "episodes": len(episodes),
         "frames": episodes.frames,
@@ -178,7 +200,44 @@ def _info(options: argparse.Namespace) -> None:
         "constant_dims": np.flatnonzero(joined.min(0) == joined.max(0)).tolist(),
         "two_valued_dims": two_valued(episodes.actions),
     }
-    _print_facts(facts, options.json)
+
+
+def _push(options: argparse.Namespace) -> None:
+    address = ActionTokenizer.from_pretrained(options.folder).push_to_hub(
+        options.repo,
+        revision=options.revision,
+        private=options.private or None,
+        commit_message=options.message,
+        create_pr=options.create_pr,
+        license=options.license,
+    )
+    _print_facts({"repository": options.repo, "address": address}, options.json)
+
+
+def _import(options: argparse.Namespace) -> None:
+    _output_folder(options.out)
+    tokenizer = _tokenizer(options.source)
+    if options.range_from:
+        if not isinstance(tokenizer, PublishedFASTTokenizer):
+            raise ActionValueError(
+                f"expected a published FAST tokenizer beside --range-from, got a {tokenizer.tokenizer_type} "
+                "tokenizer, which has a range of its own"
+            )
+        episodes = _load(options.range_from, options)
+        tokenizer = tokenizer.with_range(range_of(ChunkSample().add(episodes, options.horizon or 1)))
+    folder = tokenizer.save_pretrained(options.out)
+    _print_facts(_facts_of(tokenizer) | {"folder": str(folder)}, options.json)
+
+
+def _export(options: argparse.Namespace) -> None:
+    tokenizer = _tokenizer(options.tokenizer)
+    if not isinstance(tokenizer, PublishedFASTTokenizer):
+        raise ActionValueError(
+            f"expected an imported FAST tokenizer to export, got a {tokenizer.tokenizer_type} tokenizer; other tools "
+            "load its folder as it is, through AutoProcessor"
+        )
+    folder = tokenizer.to_published(_output_folder(options.out))
+    _print_facts({"folder": str(folder), "files": sorted(p.name for p in folder.iterdir())}, options.json)
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -186,12 +245,13 @@ def _compare(options: argparse.Namespace) -> None:
         _output_folder(options.out)
     episodes = _load(options.data, options)
     tokenizers: dict[str, ActionTokenizer] = {}
-    for spec in options.tokenizers or list(BUILT_IN):
-        name = Path(spec).name if Path(spec).is_dir() else spec
+    for spec in options.tokenizers or list(FAMILIES):
+        saved = Path(spec).is_dir() or "/" in spec.partition(":")[0]
+        name = Path(spec).name if saved else spec
         if name in tokenizers:
             raise ActionValueError(f"expected every tokenizer once, got {name!r} twice")
-        if Path(spec).is_dir():
-            tokenizers[name] = ActionTokenizer.from_pretrained(spec)
+        if saved:
+            tokenizers[name] = _tokenizer(spec)
         else:
             kind, params = parse_spec(spec)
             tokenizers[name] = _unfitted(kind, {"horizon": options.horizon} | params)
@@ -209,6 +269,18 @@ def _compare(options: argparse.Namespace) -> None:
     _show(comparison, options.json)
     if options.out:
         _write_report(comparison, Path(options.out))
+
+
+def _tokenizer(name: str) -> ActionTokenizer:
+    """Load a tokenizer from a folder, or from `owner/name` or `owner/name@revision` on the Hub."""
+    if Path(name).exists() or "@" not in name:
+        return ActionTokenizer.from_pretrained(name)
+    repo, _, revision = name.rpartition("@")
+    return ActionTokenizer.from_pretrained(repo, revision=revision)
+
+
+def _holds_tokenizer(path: str) -> bool:
+    return any((Path(path) / name).is_file() for name in ("config.json", "processor_config.json"))
 
 
 def _load(source: str, options: argparse.Namespace) -> Episodes:
@@ -240,11 +312,11 @@ def _unfitted(kind: str, params: dict[str, Any]) -> ActionTokenizer:
     return tokenizer
 
 
-def _load_ids(file: Path) -> tuple[Any, int | None, Any, str | None]:
+def _load_ids(file: Path) -> tuple[Any, int | None, int | None, Any, str | None]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            horizon = int(arrays["horizon"]) if "horizon" in arrays else None
-            return arrays["ids"], horizon, arrays.get("reference"), str(arrays.get("key", "")) or None
+            t, d = (int(arrays[name]) if name in arrays else None for name in ("horizon", "action_dim"))
+            return arrays["ids"], t, d, arrays.get("reference"), str(arrays.get("key", "")) or None
     except (ValueError, TypeError, LookupError, EOFError, BadZipFile) as error:
         raise FormatError(f"expected an .npz written by encode, got {file}: {error}") from error
 
@@ -379,7 +451,7 @@ def _parser() -> argparse.ArgumentParser:
     _columns(verb)
 
     verb = _verb(verbs, "encode", _encode, "write the ids of a data set's chunks to an .npz")
-    verb.add_argument("tokenizer", metavar="DIR")
+    verb.add_argument("tokenizer", metavar="DIR|REPO")
     verb.add_argument("data", metavar="DATA")
     verb.add_argument("--out", required=True, metavar="FILE.npz")
     verb.add_argument("--horizon", type=_positive, help="where the tokenizer leaves it open")
@@ -387,25 +459,45 @@ def _parser() -> argparse.ArgumentParser:
     _columns(verb)
 
     verb = _verb(verbs, "decode", _decode, "write the actions of an .npz of ids to an .npz")
-    verb.add_argument("tokenizer", metavar="DIR")
+    verb.add_argument("tokenizer", metavar="DIR|REPO")
     verb.add_argument("ids", metavar="FILE.npz")
     verb.add_argument("--out", required=True, metavar="FILE.npz")
     verb.add_argument("--key", help="whose range (the one that encode used)")
     verb.add_argument("--repair", action="store_true", help="repair undecodable rows and flag them in `valid`")
 
-    verb = _verb(verbs, "info", _info, "show what a tokenizer folder or a data set holds")
-    verb.add_argument("path", metavar="DIR|DATA")
+    verb = _verb(verbs, "info", _info, "show what a tokenizer or a data set holds")
+    verb.add_argument("path", metavar="DIR|REPO|DATA")
     _columns(verb)
 
     verb = _verb(verbs, "compare", _compare, "measure tokenizers side by side on held-out episodes")
     verb.add_argument("data", metavar="DATA")
-    verb.add_argument("tokenizers", nargs="*", metavar="SPEC|DIR", help=f"default: {' '.join(BUILT_IN)}")
+    verb.add_argument("tokenizers", nargs="*", metavar="SPEC|DIR|REPO", help=f"default: {' '.join(FAMILIES)}")
     verb.add_argument("--out", metavar="DIR", help="also write comparison.md and comparison.json there")
     verb.add_argument("--horizon", type=_positive, help="steps per chunk (one second of data)")
     verb.add_argument("--test", type=float, default=0.2, help="share of episodes held out (%(default)s)")
     verb.add_argument("--allow-single-episode", action="store_true", help="split a single recording in time")
     _sampling(verb, max_chunks=4096)
     _columns(verb)
+
+    verb = _verb(verbs, "push", _push, "save a tokenizer folder to the Hub, in one commit")
+    verb.add_argument("folder", metavar="DIR")
+    verb.add_argument("repo", metavar="OWNER/NAME")
+    verb.add_argument("--revision", metavar="BRANCH", help="commit there (the main branch)")
+    verb.add_argument("--message", default="Push action tokenizer", help="of the commit (%(default)s)")
+    verb.add_argument("--private", action="store_true", help="if the repository is created")
+    verb.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
+    verb.add_argument("--license", metavar="ID", help="told in the card, such as apache-2.0")
+
+    verb = _verb(verbs, "import", _import, "save a published FAST tokenizer in our format")
+    verb.add_argument("source", metavar="DIR|REPO", help="such as physical-intelligence/fast")
+    verb.add_argument("--out", required=True, metavar="DIR")
+    verb.add_argument("--range-from", metavar="DATA", help="give it the q01-q99 range of this data set")
+    verb.add_argument("--horizon", type=_positive, help="steps per chunk of --range-from (1)")
+    _columns(verb)
+
+    verb = _verb(verbs, "export", _export, "write an imported FAST tokenizer back as the published files")
+    verb.add_argument("tokenizer", metavar="DIR|REPO")
+    verb.add_argument("--out", required=True, metavar="DIR")
     return parser
 
 

@@ -133,6 +133,8 @@ def _boxed(ids: Any) -> Any:
 
 
 def _pad_rows(rows: Sequence[Any], pad_id: int | None) -> Any:
+    if any(row is None for row in rows):
+        raise TokenError("expected a list of id lists, got None for one of them; an empty generation is an empty list")
     try:
         arrays = [r.detach().cpu().numpy() if isinstance(r, torch.Tensor) else np.asarray(_boxed(r)) for r in rows]
     except ValueError as problem:

@@ -5,6 +5,7 @@ __all__ = [
     "ActionTokenizerError",
     "ActionValueError",
     "FormatError",
+    "HubError",
     "MissingExtraError",
     "NotFittedError",
     "TokenError",
@@ -38,6 +39,10 @@ class FormatError(ActionTokenizerError, ValueError):
 
 class UnknownTokenizerError(FormatError):
     """An artifact names a tokenizer type that is not installed here."""
+
+
+class HubError(ActionTokenizerError, OSError):
+    """The Hub did not do what was asked: no such repository, no permission, no connection, half a file."""
 
 
 class MissingExtraError(ActionTokenizerError, ImportError):

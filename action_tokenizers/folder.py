@@ -17,7 +17,7 @@ def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes], our
 
     Args:
         folder: created if missing, with its parents; a link is followed.
-        files: name -> content, the one that makes the rest valid last.
+        files: name, or subfolder/name -> content, the one that makes the rest valid last.
         ours: every name that an earlier write may have left.
 
     Returns:
@@ -53,6 +53,7 @@ def _write_folder(target: Path, files: Mapping[str, bytes], ours: Iterable[str])
         _write(aside / "new", files)
         for old in names:
             if (target / old).exists():
+                (aside / "old" / old).parent.mkdir(exist_ok=True)
                 shutil.copy2(target / old, aside / "old" / old)
         _swap(target, aside, files, names)
     finally:
@@ -62,12 +63,14 @@ def _write_folder(target: Path, files: Mapping[str, bytes], ours: Iterable[str])
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, data in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(data)
 
 
 def _swap(target: Path, aside: Path, files: Mapping[str, bytes], names: set[str]) -> None:
     try:
         for name in files:
+            (target / name).parent.mkdir(exist_ok=True)
             os.replace(aside / "new" / name, target / name)
         for name in names - set(files):
             (target / name).unlink(missing_ok=True)

@@ -1,225 +1,304 @@
-"""A folder <-> a tokenizer: `config.json`, `model.safetensors` and a card; no pickle, no remote code."""
+"""A folder <-> a tokenizer <-> the Hub: `config.json`, `model.safetensors` and a card; no pickle, no remote code."""
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from importlib.metadata import packages_distributions
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self, cast
 
-import numpy as np
 import safetensors
 import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
-from action_tokenizers.card import model_card
-from action_tokenizers.errors import ActionValueError, FormatError, NotFittedError
+from action_tokenizers.artifact import MODEL_TYPE, from_parts, to_json_bytes, to_parts, tokenizer_class_of
+from action_tokenizers.card import check_audit, model_card
+from action_tokenizers.download import fetch, publish
+from action_tokenizers.errors import ActionValueError, FormatError
 from action_tokenizers.folder import write_folder
-from action_tokenizers.ranges import Range
 from action_tokenizers.registry import tokenizer_class
+from action_tokenizers.shim import MODULE, PROCESSOR, PROCESSOR_CLASS, SHIM
 
-__all__ = ["FORMAT_VERSION", "PretrainedMixin"]
+__all__ = ["PretrainedMixin"]
 
-FORMAT_VERSION = 1
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
+VOCABULARY, AUDIT, TOKENIZER_JSON = "vocabulary.json", "audit.json", "tokenizer.json"
 # every name this library ever writes: a save replaces them all and keeps whatever else lies in the folder
-OURS = (
-    CONFIG,
-    TENSORS,
-    CARD,
-    "processor_config.json",
-    "processing_action_tokenizer.py",
-    "vocabulary.json",
-    "tokenizer.json",
-    "audit.json",
-)
+OURS = (CONFIG, TENSORS, CARD, PROCESSOR, MODULE, VOCABULARY, TOKENIZER_JSON, AUDIT)
+# what a published FAST folder keeps its byte-pair encoding in, by the transformers release that saved it
+PUBLISHED = (TOKENIZER_JSON, f"bpe_tokenizer/{TOKENIZER_JSON}")
 MOST_CONFIG_BYTES = 16 << 20
 MOST_TENSOR_BYTES = 8 << 30
-MOST_CHUNK_VALUES = 1 << 26
-KEYS = {"model_type", "tokenizer_type", "format_version", "params", "fitted", "provenance", "sha256"}
-Shapes = Mapping[str, tuple[int, ...]]
-FACTS = {"horizon", "action_dim", "vocab_size", "max_tokens", "pad_id", "range_keys", "sizes"}
+REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 
 
 class PretrainedMixin:
-    """`save_pretrained` and `from_pretrained` for tokenizers."""
+    """`save_pretrained`, `from_pretrained` and `push_to_hub` for tokenizers."""
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+    _beside: dict[str, Any]  # JSON of the files that travel with the tokenizer: vocabulary and audit
+
+    @property
+    def audit(self) -> Mapping[str, Any] | None:
+        """The audit it was saved with, as in `audit.json`; None where it has not been audited."""
+        return cast(Mapping[str, Any] | None, self._beside.get(AUDIT))
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        vocabulary: Any = None,
+        audit: Any = None,
+        license: str | None = None,
+    ) -> Path:
         """Write the tokenizer to `folder`, all files at once or none.
 
         Files of an older save are replaced, files that are not ours are kept. Equal tokenizers give equal bytes.
 
+        Args:
+            folder: made if missing.
+            vocabulary: an `ActionVocabulary`, saved with it; None keeps the one it was loaded with.
+            audit: a mapping, or an object with `to_json()`, saved with it and told in the card: `data` says what was
+                measured on, `measures` is a list of `name`, `meaning` and `value`, `caption` a sentence above them.
+                None keeps the one it was loaded with.
+            license: as the Hub names it (`apache-2.0`), kept in the provenance; None keeps the one it was loaded with.
+
         Raises:
             NotFittedError: not fitted.
-            ActionValueError: a parameter that JSON cannot hold.
+            ActionValueError: a parameter that JSON cannot hold, the vocabulary of another tokenizer, or an audit or a
+                license that is none.
+            FormatError: the folder holds files of something else, such as a language model, under the same names.
             OSError: the folder cannot be written.
         """
-        if not self.is_fitted:  # type: ignore[attr-defined]
-            raise NotFittedError("expected a fitted tokenizer to save, got one that is not; call fit(data) first")
-        module = cast(torch.nn.Module, self)
-        state = {k: v.detach().cpu().contiguous() for k, v in sorted(module.state_dict().items())}
-        tensors = save_tensors(state)
-        config = {
-            "model_type": "action_tokenizer",
-            "tokenizer_type": self.tokenizer_type,  # type: ignore[attr-defined]
-            "format_version": FORMAT_VERSION,
-            **_description(self),
-            "provenance": self._written_provenance(),
-            "sha256": hashlib.sha256(tensors).hexdigest(),
-        }
-        files = {
-            TENSORS: tensors,
-            CARD: model_card(config).encode(),
-            CONFIG: _json(config),
-        }
+        files = self._files(vocabulary, audit, license)
+        _refuse_foreign(Path(folder))
         return write_folder(folder, files, OURS)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
-        """Load a tokenizer from a folder; called on the base class it returns the family that was saved.
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Load a tokenizer from a folder or a Hub repository; the base class returns the family that was saved.
+
+        Published FAST folders (`physical-intelligence/fast` and refits of it) load too. Nothing that is downloaded is
+        executed.
+
+        Args:
+            name: a local folder, or `owner/name` on the Hub.
+            revision: branch, tag or commit on the Hub.
+            token: Hub token; None takes the one of `hf auth login`.
+            cache_dir: where downloads are kept; None is the Hub's own cache.
+            local_files_only: do not go online.
 
         Raises:
             FormatError: a missing, damaged, oversized or newer file, an unknown key or tensor, or tensors that do not
                 belong to the config; names the file.
-            UnknownTokenizerError: a tokenizer type nobody here knows.
+            UnknownTokenizerError: a tokenizer type nobody here knows; names what wrote it.
+            HubError: the Hub did not serve the repository.
         """
-        path = Path(folder)
-        if not path.is_dir():
-            raise FormatError(f"expected a folder written by save_pretrained, got {str(folder)!r}, which is none")
-        with torch.device("cpu"):  # also where a policy is being built under another default device
+        path = Path(name)
+        if path.is_dir():
             return cls._from_folder(path)
+        if isinstance(name, os.PathLike) or not REPO.fullmatch(name):
+            raise FormatError(f"expected a folder written by save_pretrained, or owner/name on the Hub, got {name}")
+
+        def get(names: tuple[str, ...], revision: str | None) -> Path:
+            return fetch(
+                name,
+                names,
+                revision=revision,
+                repo_type="model",
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+            )
+
+        try:
+            return cls._from_hub(get, revision)
+        except FormatError as error:
+            raise type(error)(f"model {name!r} of the Hub: {error}") from error
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        vocabulary: Any = None,
+        audit: Any = None,
+        license: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str = "Push action tokenizer",
+        create_pr: bool = False,
+    ) -> str:
+        """Save to a Hub repository in one commit: it holds the whole tokenizer or stays as it was.
+
+        Args:
+            repo: `owner/name`; created if missing. Files in it that are not ours are kept.
+            vocabulary: as in `save_pretrained`.
+            audit: as in `save_pretrained`.
+            license: as in `save_pretrained`.
+            revision: branch to commit to, created from the main branch if missing; None is the main branch.
+            private: of a repository that is created; None is the account's default.
+            token: Hub token; None takes the one of `hf auth login`.
+            commit_message: of the commit.
+            create_pr: open a pull request instead.
+
+        Returns:
+            The address of the commit or the pull request.
+
+        Raises:
+            NotFittedError: not fitted.
+            ActionValueError: as in `save_pretrained`.
+            FormatError: the repository holds files of something else under the same names.
+            HubError: no permission, no connection, somebody else's commit in between, or the Hub refused.
+        """
+        if not REPO.fullmatch(repo):
+            raise FormatError(f"expected owner/name on the Hub, got {repo!r}")
+        return publish(
+            self._files(vocabulary, audit, license),
+            repo,
+            replaces=OURS,
+            mark=CONFIG,
+            is_ours=_is_ours,
+            revision=revision,
+            private=private,
+            token=token,
+            message=commit_message,
+            create_pr=create_pr,
+        )
+
+    @classmethod
+    def _from_hub(cls, get: Callable[[tuple[str, ...], str | None], Path], revision: str | None) -> Self:
+        # the small files first: whoever names a language model by mistake must not wait for its weights
+        path = get((CONFIG, PROCESSOR), revision)
+        has_config = (path / CONFIG).is_file()
+        if has_config:
+            cls._config_of(path)
+        # of the same commit: the folder is named after it
+        return cls._from_folder(get(OURS if has_config else (PROCESSOR, *PUBLISHED), path.name))
 
     @classmethod
     def _from_folder(cls, path: Path) -> Self:
-        config = _read_config(path / CONFIG)
-        wrote = config["provenance"].get("written_by") or [config["provenance"].get("library", "an unknown library")]
-        found = tokenizer_class(config["tokenizer_type"], distribution=", ".join(map(str, wrote)))
-        if not issubclass(found, cls):
-            raise FormatError(f"expected a {cls.__name__} in {path / CONFIG}, got a {found.__name__}")
-        tensors = _read_tensors(path / TENSORS, config["sha256"])
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        tokenizer = _skeleton(found, config, path / CONFIG, shapes)
-        _fill(tokenizer, tensors, path / TENSORS)
+        tokenizer: Any
+        if _is_published(path):
+            with torch.device("cpu"):  # also where a policy is being built under another default device
+                tokenizer = tokenizer_class("published_fast").from_published(path)  # type: ignore[attr-defined]
+            _check_family(cls, type(tokenizer), path)
+            return cast(Self, tokenizer)
+        config, digest = cls._config_of(path)
+        tokenizer = from_parts(config, _read_tensors(path / TENSORS, digest), path / CONFIG)
+        for name in (VOCABULARY, AUDIT):
+            if (path / name).is_file():
+                tokenizer._beside[name] = read_json(path / name)
+        try:
+            check_audit(tokenizer.audit)
+        except ActionValueError as error:
+            raise FormatError(f"{path / AUDIT}: {error}") from error
         return cast(Self, tokenizer)
 
-    def _written_provenance(self) -> dict[str, Any]:
-        given = dict(self.provenance)  # type: ignore[attr-defined]
-        module = type(self).__module__.partition(".")[0]
-        if module == "action_tokenizers":
-            return given
-        return {**given, "written_by": sorted(set(packages_distributions().get(module, [module])))}
+    @classmethod
+    def _config_of(cls, path: Path) -> tuple[dict[str, Any], Any]:
+        """Return the config of a folder and the digest of its tensors, once it is one that `cls` may load."""
+        config = read_json(path / CONFIG)
+        digest = config.pop("sha256", None)
+        _check_family(cls, tokenizer_class_of(config, path / CONFIG), path)
+        return config, digest
+
+    def _files(self, vocabulary: Any, audit: Any, license: str | None) -> dict[str, bytes]:
+        """Return every file of the folder, the config last: it makes the others valid."""
+        config, state = to_parts(self)
+        if license is not None:
+            if not isinstance(license, str) or not license.strip():
+                raise ActionValueError(f"expected license as the Hub names it, such as 'apache-2.0', got {license!r}")
+            config["provenance"]["license"] = license
+        if vocabulary is not None:
+            vocabulary.check(self)
+        given = {VOCABULARY: vocabulary, AUDIT: audit}
+        beside = self._beside | {name: _json_of(value) for name, value in given.items() if value is not None}
+        check_audit(beside.get(AUDIT))
+        tensors = save_tensors(state)
+        more = self._more_files()  # type: ignore[attr-defined]
+        return {
+            TENSORS: tensors,
+            **more,
+            **{name: to_json_bytes(value) for name, value in sorted(beside.items())},
+            **SHIM,
+            CARD: model_card(config, self.decode_alone, beside.get(AUDIT)).encode(),  # type: ignore[attr-defined]
+            CONFIG: to_json_bytes({**config, "sha256": hashlib.sha256(tensors).hexdigest()}),
+        }
 
 
-def _json(config: Mapping[str, Any]) -> bytes:
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the JSON object in a file of a tokenizer folder.
+
+    Raises:
+        FormatError: missing, oversized, or not a JSON object; names the file.
+    """
+    data = _read(file, MOST_CONFIG_BYTES)
     try:
-        return (json.dumps(config, indent=2, allow_nan=False) + "\n").encode()
-    except ValueError as error:
-        raise ActionValueError(f"expected finite parameters to save, got {error}") from error
-
-
-def _description(tokenizer: Any) -> dict[str, Any]:
-    return {
-        "params": {name: _to_json(value) for name, value in tokenizer._saved_params().items()},
-        "fitted": tokenizer._facts() if tokenizer.is_fitted else None,
-    }
-
-
-def _to_json(value: Any) -> Any:
-    """Parameters as JSON; a Range or a tokenizer inside becomes a tagged object."""
-    if isinstance(value, Range):
-        return {"range": value.to_json()}
-    if isinstance(value, PretrainedMixin):
-        # parts of a fitted tokenizer carry their facts; their tensors travel with the whole's
-        return {"tokenizer_type": value.tokenizer_type, **_description(value)}  # type: ignore[attr-defined]
-    if isinstance(value, np.ndarray | np.generic | torch.Tensor):
-        return value.tolist()
-    if isinstance(value, list | tuple):
-        return [_to_json(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise ActionValueError(f"expected parameters that JSON can hold, got a {type(value).__name__}")
-
-
-def _from_json(value: Any, file: Path, shapes: Shapes) -> Any:
-    if isinstance(value, list):
-        return [_from_json(item, file, _part(shapes, i)) for i, item in enumerate(value)]
-    if isinstance(value, dict) and set(value) == {"range"}:
-        return Range.from_json(value["range"])
-    if isinstance(value, dict) and set(value) == {"tokenizer_type", "params", "fitted"}:
-        return _skeleton(tokenizer_class(value["tokenizer_type"]), value, file, shapes)
-    if isinstance(value, dict):
-        raise FormatError(f"expected a range or a tokenizer in the params of {file}, got keys {sorted(value)}")
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"expected JSON in {file}, got {error}; the file is damaged") from error
+    if not isinstance(value, dict):
+        raise FormatError(f"expected a JSON object in {file}, got a {type(value).__name__}")
     return value
 
 
-def _part(shapes: Shapes, i: int) -> Shapes:
-    """Return the shapes of part `i` of a tokenizer: its tensors are named `parts.i.*`."""
-    prefix = f"parts.{i}."
-    return {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
+def _json_of(value: Any) -> Any:
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    return dict(value) if isinstance(value, Mapping) else value
 
 
-def _skeleton(cls: Any, config: Mapping[str, Any], file: Path, shapes: Shapes) -> Any:
-    """Build the tokenizer that `config` describes, its tensors without memory behind them."""
-    facts = config["fitted"]
-    if facts is not None:
-        _check_facts(facts, file, shapes)
+def _check_family(asked: type, found: type, path: Path) -> None:
+    if not issubclass(found, asked):
+        raise FormatError(
+            f"expected a {asked.__name__} in {path}, got a {found.__name__}; ActionTokenizer.from_pretrained loads any"
+        )
+
+
+def _is_published(path: Path) -> bool:
+    """Say whether this is a published FAST folder and not one of ours."""
+    if (path / CONFIG).exists() or not any((path / name).is_file() for name in PUBLISHED):
+        return False
+    return (path / PROCESSOR).is_file() and read_json(path / PROCESSOR).get("processor_class") != PROCESSOR_CLASS
+
+
+def _is_ours(config: bytes) -> bool:
     try:
-        params = {name: _from_json(value, file, shapes) for name, value in config["params"].items()}
-        tokenizer = cls(**params)
-        if set(tokenizer.get_params()) != set(params):
-            missing = sorted(set(tokenizer.get_params()) - set(params))
-            raise FormatError(f"expected every parameter of a {cls.__name__} in {file}, got none of {missing}")
-        if facts is not None:
-            with torch.device("meta"):
-                tokenizer._restore(facts, config.get("provenance", {}))
-            if tokenizer._facts() != facts:
-                raise FormatError(f"expected facts that follow from params and sizes in {file}, got {facts}")
-    except FormatError:
-        raise
-    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
-        raise FormatError(f"expected the parameters of a {cls.__name__} in {file}, got {error}") from error
-    return tokenizer
+        found = json.loads(config)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("model_type") == MODEL_TYPE
 
 
-def _check_facts(facts: Any, file: Path, shapes: Shapes) -> None:
-    """Refuse facts of the wrong kind, or larger than the file they come with, before anything is built from them."""
-    if not isinstance(facts, dict) or set(facts) != FACTS:
-        raise FormatError(f"expected the facts {sorted(FACTS)} in {file}, got {facts}")
-    t, d, keys = facts["horizon"], facts["action_dim"], facts["range_keys"]
-    whole = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in (1 if t is None else t, d))
-    if not whole or (t or 1) * d > MOST_CHUNK_VALUES:
-        raise FormatError(f"expected a horizon and action_dim of a chunk in {file}, got {t!r} and {d!r}")
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise FormatError(f"expected range_keys as a list of names in {file}, got {keys!r}")
-    found = shapes.get("range.low")
-    if found != (len(keys), d):
-        raise FormatError(f"expected tensor 'range.low' of {len(keys)} keys x {d} dims beside {file}, got {found}")
-    if not isinstance(facts["sizes"], dict):
-        raise FormatError(f"expected sizes as an object in {file}, got {facts['sizes']!r}")
-
-
-def _fill(tokenizer: Any, tensors: dict[str, torch.Tensor], file: Path) -> None:
-    """Put the file's tensors into the skeleton; names, shapes and dtypes must be exactly the skeleton's."""
-    wanted = {name: (tuple(t.shape), t.dtype) for name, t in tokenizer.state_dict().items()}
-    found = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
-    for name in sorted(set(wanted) | set(found)):
-        if wanted.get(name) != found.get(name):
-            raise FormatError(f"expected tensor {name!r} as {wanted.get(name)} in {file}, got {found.get(name)}")
-    tokenizer.load_state_dict(tensors, strict=True, assign=True)
-    try:
-        tokenizer._check_loaded()
-    except ValueError as error:
-        raise FormatError(f"expected tensors of a fitted tokenizer in {file}, got damaged ones: {error}") from error
+def _refuse_foreign(folder: Path) -> None:
+    """Never write over a model that somebody trained: its files have the names of ours."""
+    held = [name for name in OURS if name != CARD and (folder / name).is_file()]
+    if held and not ((folder / CONFIG).is_file() and _is_ours((folder / CONFIG).read_bytes())):
+        raise FormatError(
+            f"expected a new folder or one of ours, got files of something else in {folder}, which would be "
+            f"overwritten: {', '.join(held)}; save to a folder of its own"
+        )
 
 
 def _read_tensors(file: Path, sha256: Any) -> dict[str, torch.Tensor]:
+    if sha256 is None:
+        raise FormatError(f"expected the key sha256 in {file.parent / CONFIG}, got none")
     data = _read(file, MOST_TENSOR_BYTES)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise FormatError(f"expected {file} as saved with its {CONFIG}, got other bytes; copy both files again")
     try:
-        return load_tensors(data)
+        with torch.device("cpu"):  # also where a policy is being built under another default device
+            return load_tensors(data)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise FormatError(f"expected safetensors in {file}, got {error}; the file is damaged") from error
 
@@ -231,26 +310,3 @@ def _read(file: Path, most: int) -> bytes:
     if size > most:
         raise FormatError(f"expected at most {most} bytes in {file}, got {size}")
     return file.read_bytes()
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    data = _read(file, MOST_CONFIG_BYTES)
-    try:
-        config = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"expected JSON in {file}, got {error}") from error
-    if not isinstance(config, dict) or config.get("model_type") != "action_tokenizer":
-        raise FormatError(f"expected an action tokenizer's config in {file}, got something else")
-    version = config.get("format_version")
-    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
-        raise FormatError(
-            f"expected a format_version of 1 to {FORMAT_VERSION} in {file}, got {version!r}; "
-            "a newer one needs a newer action-tokenizers"
-        )
-    if set(config) != KEYS:
-        raise FormatError(f"expected the keys {sorted(KEYS)} in {file}, got {sorted(config)}")
-    if not isinstance(config["params"], dict) or not isinstance(config["fitted"], dict):
-        raise FormatError(f"expected params and fitted as objects in {file}, got other types")
-    if not isinstance(config["provenance"], dict) or not isinstance(config["tokenizer_type"], str):
-        raise FormatError(f"expected provenance as object and tokenizer_type as text in {file}, got other types")
-    return config

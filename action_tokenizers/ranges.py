@@ -15,7 +15,7 @@ from torch import nn
 from action_tokenizers.codecs.affine import from_unit, to_unit
 from action_tokenizers.errors import ActionShapeError, ActionValueError
 
-__all__ = ["STRATEGIES", "Range", "fit_range"]
+__all__ = ["STRATEGIES", "OpenRange", "Range", "fit_range"]
 
 STRATEGIES = ("quantile", "minmax", "meanstd", "unit")
 QUANTILES = (0.01, 0.99)
@@ -112,6 +112,28 @@ class Range(nn.Module):
     def from_json(cls, data: Mapping[str, Any]) -> "Range":
         """Inverse of `to_json`."""
         return cls(data["low"], data["high"], data["keys"])
+
+
+class OpenRange(Range):
+    """The range of actions that somebody else normalises: they pass as they are, and nothing is clipped.
+
+    `low` and `high` only say which actions are `outside`. One column stands for any number of dims.
+
+    Example:
+        >>> r = OpenRange([-5.0], [5.0])
+        >>> r.to_unit(torch.tensor([[7.0, 1.0]])).tolist(), r.outside(torch.tensor([[7.0, 1.0]])).tolist()
+        ([[7.0, 1.0]], [[True, False]])
+    """
+
+    def to_unit(self, actions: torch.Tensor, key: str | None = None) -> torch.Tensor:
+        """Return `actions (..., d)` as they are."""
+        self.index(key)
+        return actions
+
+    def from_unit(self, z: torch.Tensor, key: str | None = None) -> torch.Tensor:
+        """Return `z (..., d)` as it is."""
+        self.index(key)
+        return z
 
 
 def _rows(values: Any) -> torch.Tensor:

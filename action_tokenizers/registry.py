@@ -16,8 +16,12 @@ BUILT_IN = {
     "binning": "action_tokenizers.tokenizers.binning:BinningTokenizer",
     "fast": "action_tokenizers.tokenizers.fast:FASTTokenizer",
     "kmeans": "action_tokenizers.tokenizers.kmeans:KMeansTokenizer",
+    "preset": "action_tokenizers.tokenizers.presets:PresetTokenizer",
+    "published_fast": "action_tokenizers.tokenizers.published_fast:PublishedFASTTokenizer",
     "residual_vq": "action_tokenizers.tokenizers.residual_vq:ResidualVQTokenizer",
 }
+# the built-in types that can be fitted on any data with their defaults
+FAMILIES = ("binning", "fast", "kmeans", "residual_vq")
 
 _classes: dict[str, type] = {}
 
@@ -57,7 +61,7 @@ def tokenizer_class(name: str, *, distribution: str | None = None) -> type:
     if name not in _classes:
         if name in BUILT_IN:
             module, _, attribute = BUILT_IN[name].partition(":")
-            getattr(import_module(module), attribute)
+            _classes[name] = getattr(import_module(module), attribute)
         else:
             for entry in entry_points(group=GROUP, name=name):
                 register(name, entry.load())

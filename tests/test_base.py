@@ -25,6 +25,7 @@ from action_tokenizers import (
     ResidualVQTokenizer,
     TokenError,
 )
+from action_tokenizers.base import range_of
 from action_tokenizers.data.chunks import chunks
 from action_tokenizers.data.synthetic import smooth_chunks, smooth_episodes
 from action_tokenizers.errors import ActionTokenizerError, UnknownTokenizerError
@@ -657,3 +658,93 @@ def test_a_changed_parameter_list_does_not_change_a_fitted_tokenizer():
     before = tokenizer.quantize(ACTIONS)
     groups[0], groups[1] = [2, 1], [0]
     np.testing.assert_array_equal(tokenizer.quantize(ACTIONS), before)
+
+
+class TestForPolicyAuthors:
+    """What a loss, a collate function and a data loader need to know about ids."""
+
+    @every_family
+    def test_pad_mask_counts_the_ids(self, tokenizer):
+        fitted = clone(tokenizer).set_params(horizon=None).fit(ACTIONS)
+        ids = fitted.encode(ACTIONS)
+        mask = fitted.pad_mask(ids)
+        assert mask.dtype == bool
+        assert (mask.sum(-1) == fitted.length(ids)).all()
+        assert (fitted.pad_mask(torch.as_tensor(ids)).numpy() == mask).all()
+
+    def test_collate_pads_to_the_longest(self):
+        fitted = FASTTokenizer(vocab_size=200).fit(ACTIONS)
+        rows = [fitted.encode(chunk) for chunk in ACTIONS[:7]]
+        ids, mask = fitted.collate(rows)
+        assert torch.equal(ids, torch.as_tensor(fitted.encode(ACTIONS[:7])))
+        assert mask.sum(1).tolist() == [len(row) for row in rows]
+        assert torch.equal(fitted.collate([torch.as_tensor(row) for row in rows])[0], ids)
+        assert torch.equal(fitted.collate([row.tolist() for row in rows])[0], ids)
+
+    def test_collate_refuses_cut_rows_where_nothing_is_padded(self):
+        fitted = BinningTokenizer(bins=16).fit(ACTIONS)
+        ids, mask = fitted.collate(list(fitted.encode(ACTIONS[:3])))
+        assert ids.shape == mask.shape == (3, 15)
+        assert mask.all()
+        with pytest.raises(TokenError, match="one length"):
+            fitted.collate([fitted.encode(ACTIONS[0]), fitted.encode(ACTIONS[1])[:-1]])
+
+    def test_places_of_bins(self):
+        fitted = BinningTokenizer(bins=16, shared_ids=False).fit(ACTIONS)
+        places = fitted.locate(fitted.encode(ACTIONS[0]))
+        assert places.tolist() == [[step, dim, 0] for step in range(5) for dim in range(3)]
+
+    def test_places_of_codewords(self):
+        fitted = KMeansTokenizer(codebook_size=8, groups=[[0, 2], [1]]).fit(ACTIONS)
+        places = fitted.locate(fitted.encode(ACTIONS[0]))
+        assert places.tolist() == [[step, dim, 0] for step in range(5) for dim in (-1, 1)]
+        whole = KMeansTokenizer(codebook_size=8, scope="chunk").fit(ACTIONS)
+        assert whole.locate(whole.encode(ACTIONS[0])).tolist() == [[-1, -1, 0]]
+
+    def test_places_of_levels(self):
+        fitted = ResidualVQTokenizer(levels=3, codebook_size=8).fit(ACTIONS)
+        places = fitted.locate(fitted.encode(ACTIONS[:2]))
+        assert places.shape == (2, 3, 3)
+        assert (places[:, :, 2] == [0, 1, 2]).all()
+        assert (places[:, :, :2] == -1).all()
+
+    @pytest.mark.parametrize("vocab_size", [60, 200])  # 60: coefficients spelled with two digits
+    def test_places_of_frequencies(self, vocab_size):
+        fitted = FASTTokenizer(vocab_size=vocab_size).fit(ACTIONS)
+        ids = fitted.encode(ACTIONS)
+        places = fitted.locate(ids)
+        assert (places[~fitted.pad_mask(ids)] == -1).all()
+        for row, place in zip(ids, places, strict=True):
+            n = int(fitted.length(row))
+            assert (place[:n, 0] == -1).all()
+            level = place[:n, 2]
+            assert level[0] == 0
+            assert (np.diff(level) >= 0).all()
+            assert level.max() < 5
+            # the place where an id begins follows from how much the prefix before it says
+            for p in range(n):
+                said = int(fitted._tables().span[row[:p]].sum())
+                assert level[p] == said // 3
+                assert place[p, 1] in (-1, said % 3)
+
+    def test_a_place_that_cannot_be(self):
+        fitted = BinningTokenizer(bins=16, shared_ids=False).fit(ACTIONS)
+        ids = fitted.encode(ACTIONS[0])
+        ids[4] = ids[5]
+        assert fitted.locate(ids)[:4].tolist() == [[0, 0, 0], [0, 1, 0], [0, 2, 0], [1, 0, 0]]
+        assert (fitted.locate(ids)[4:] == -1).all()
+
+    def test_max_tokens_for_the_fitted_shape(self):
+        fitted = FASTTokenizer(vocab_size=200).fit(ACTIONS)
+        assert fitted.max_tokens_for() == fitted.max_tokens_for(5) == fitted.max_tokens_for(5, 3) == fitted.max_tokens
+        with pytest.raises(ActionShapeError, match="action_dim 3, got 4"):
+            fitted.max_tokens_for(5, 4)
+
+
+def test_range_of_is_what_a_fit_learns():
+    sample = ChunkSample().add(EPISODES, 5)
+    for strategy in ("quantile", "minmax", "meanstd", ["unit", "minmax", "quantile"]):
+        fitted = BinningTokenizer(horizon=5, range=strategy).fit(sample)
+        found = range_of(sample, strategy)
+        assert torch.equal(found.low, fitted.range.low)
+        assert torch.equal(found.high, fitted.range.high)

@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ from action_tokenizers import ActionTokenizer, Episodes
 from action_tokenizers.cli import DEMO_DATA, main, parse_spec
 from action_tokenizers.data import smooth_episodes
 from action_tokenizers.errors import ActionValueError
+from tests.fakes.hub import FakeHub
 
 
 @pytest.fixture(scope="module")
@@ -224,3 +228,118 @@ def test_spec():
     )
     with pytest.raises(ActionValueError, match="name=value"):
         parse_spec("fast:20")
+
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "pretrained"
+needs_published = pytest.mark.skipif(not SHARED.is_dir(), reason="the published FAST folders are not here")
+FAST_PLUS = SHARED / "physical-intelligence-fast"
+
+
+@needs_published
+def test_import_and_export_of_a_published_folder(run, tmp_path):
+    imported, exported = tmp_path / "imported", tmp_path / "exported"
+    code, out, _ = run("info", FAST_PLUS, "--json")
+    assert code == 0
+    assert (facts(out)["tokenizer_type"], facts(out)["vocab_size"]) == ("published_fast", 2049)
+    code, out, _ = run("import", FAST_PLUS, "--out", imported, "--json")
+    assert code == 0
+    assert facts(out)["action_dim"] is None
+    code, out, _ = run("export", imported, "--out", exported)
+    assert code == 0
+    chunk = np.random.default_rng(0).uniform(-1, 1, (3, 12, 5)).astype(np.float32)
+    ids = [ActionTokenizer.from_pretrained(folder).encode(chunk) for folder in (FAST_PLUS, imported, exported)]
+    assert (ids[0] == ids[1]).all()
+    assert (ids[0] == ids[2]).all()
+
+
+@needs_published
+def test_import_with_the_range_of_a_data_set(run, data, tmp_path):
+    folder, ids, actions = tmp_path / "tok", tmp_path / "ids.npz", tmp_path / "actions.npz"
+    code, out, _ = run("import", FAST_PLUS, "--out", folder, "--range-from", data, "--json")
+    assert code == 0
+    assert facts(out)["action_dim"] == 3
+    assert run("encode", folder, data, "--horizon", 8, "--out", ids)[0] == 0
+    assert run("decode", folder, ids, "--out", actions)[0] == 0
+    episodes = Episodes.load(data)
+    with np.load(actions) as decoded:
+        # units of the data, not normalised ones
+        span = np.ptp(np.concatenate(episodes.actions), axis=0)
+        assert (np.abs(decoded["actions"][0] - episodes.actions[0][:8]) < 0.15 * span).all()
+
+
+@needs_published
+def test_encode_and_decode_without_a_stored_shape(run, tmp_path):
+    ids, actions = tmp_path / "ids.npz", tmp_path / "actions.npz"
+    assert run("encode", FAST_PLUS, DEMO_DATA, "--horizon", 16, "--out", ids)[0] == 0
+    assert run("decode", FAST_PLUS, ids, "--out", actions)[0] == 0
+    with np.load(actions) as decoded:
+        assert decoded["actions"].shape[1:] == (16, 4)
+        assert decoded["valid"].all()
+
+
+@needs_published
+def test_compare_gives_a_published_folder_the_range_of_the_data(run, data):
+    code, out, _ = run("compare", data, FAST_PLUS, "fast", "--horizon", 8, "--json")
+    assert code == 0
+    told = facts(out)
+    assert any("q01-q99" in note for note in told["notes"])
+    published, ours = told["tokenizers"][FAST_PLUS.name], told["tokenizers"]["fast"]
+    # both round the same coefficients of equally normalised actions
+    assert published["mse"] == pytest.approx(ours["mse"], rel=0.02)
+    assert published["vocab_size"] == 2049
+
+
+def test_export_is_for_imported_tokenizers(run, data, tmp_path):
+    run("fit", "binning", data, "--out", tmp_path / "tok")
+    code, _, told = run("export", tmp_path / "tok", "--out", tmp_path / "out")
+    assert code == 2
+    assert "binning" in told
+    code, _, told = run("import", tmp_path / "tok", "--out", tmp_path / "again", "--range-from", data)
+    assert code == 2
+    assert "has a range of its own" in told
+
+
+def test_a_damaged_tokenizer_is_not_taken_for_data(run, data, tmp_path):
+    folder = tmp_path / "tok"
+    run("fit", "binning", data, "--out", folder)
+    (folder / "config.json").write_text("{")
+    code, _, told = run("info", folder)
+    assert code == 2
+    assert "config.json" in told
+    assert "data" not in told.replace(str(folder), "")
+
+
+def test_a_name_that_is_nothing(run):
+    code, _, told = run("info", "nobody/nothing")
+    assert code == 2
+    assert "as tokenizer" in told
+    assert "as data" in told
+
+
+def test_push_and_load_by_name(tmp_path, data):
+    """The commands a user types, against a Hub on the loopback interface."""
+    with FakeHub() as hub:
+        environment = hub.environment(tmp_path / "home", HF_TOKEN="hf_fake")
+
+        def command(*arguments, **more):
+            line = [sys.executable, "-c", "from action_tokenizers.cli import main; raise SystemExit(main())"]
+            line += map(str, arguments)
+            return subprocess.run(line, env=environment | more, capture_output=True, text=True, timeout=120)
+
+        folder = tmp_path / "tok"
+        assert command("fit", "fast:vocab_size=300", data, "--out", folder, "--horizon", 8).returncode == 0
+        pushed = command("push", folder, "me/tok", "--license", "apache-2.0", "--message", "first")
+        assert pushed.returncode == 0, pushed.stderr
+        assert "me/tok" in pushed.stdout
+        assert set(hub.models["me/tok"].files) >= {"config.json", "model.safetensors", "README.md"}
+        assert b'license: "apache-2.0"' in hub.models["me/tok"].files["README.md"]
+        told = command("info", "me/tok@main", "--json")
+        assert facts(told.stdout)["vocab_size"] == 300
+        ids = tmp_path / "ids.npz"
+        assert command("encode", "me/tok", data, "--fps", 10, "--out", ids, HF_HUB_OFFLINE="1").returncode == 0
+        with np.load(ids) as written:
+            assert (written["ids"] < 300).all()
+        refused = command("push", folder, "me/tok", HF_TOKEN="hf_wrong")
+        assert refused.returncode == 2
+        assert "me/tok" in refused.stderr
+        assert refused.stderr.count("\n") == 1

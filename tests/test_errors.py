@@ -13,6 +13,7 @@ BUILT_IN_BASES = {
     "ActionValueError": ValueError,
     "TokenError": ValueError,
     "FormatError": ValueError,
+    "HubError": OSError,
     "MissingExtraError": ImportError,
 }
 

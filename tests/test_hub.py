@@ -1,15 +1,16 @@
-"""Folders: what is saved comes back, whole or not at all, and what is not ours to load is refused."""
+"""Folders and repositories: what is saved comes back, whole or not at all, and what is not ours is refused."""
 
 import errno
 import hashlib
 import importlib.util
 import json
 import os
+import pickletools
+import re
 import shutil
 import subprocess
 import sys
 import textwrap
-import tracemalloc
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import packages_distributions
@@ -25,65 +26,49 @@ from action_tokenizers import (
     ActionTokenizer,
     ActionValueError,
     BinningTokenizer,
-    Episodes,
     FASTTokenizer,
     FormatError,
     KMeansTokenizer,
     NotFittedError,
-    Range,
-    ResidualVQTokenizer,
     UnknownTokenizerError,
+    artifact,
     hub,
     registry,
 )
 from action_tokenizers.slots import SlotTokenizer
+from tests.fakes.fitted import FAMILIES, MADE, chunks, episodes, fit, fitted_on
+from tests.fakes.hub import READER, WRITER, FakeHub, Repo
+from tests.fakes.hub_client import hub_client
 
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
-
-
-def episodes(key: str = "default") -> Episodes:
-    rng = np.random.default_rng(0)
-    walks = [np.cumsum(rng.normal(0, 0.1, (n, 3)), axis=0).astype(np.float32) for n in (30, 41, 55)]
-    for walk in walks:
-        walk[:, 2] = walk[:, 2] > 0  # a gripper
-    return Episodes.from_arrays(walks, fps=10.0, key=key, source="some/data")
-
-
-def chunks() -> np.ndarray:
-    return np.stack([walk[s : s + 6] for walk in episodes().actions for s in range(0, 24, 5)])
-
-
-MADE: dict[str, Callable[[], ActionTokenizer]] = {
-    "binning": lambda: BinningTokenizer(horizon=6, bins=[16, 8, 2], strategy="quantile"),
-    "open binning": lambda: BinningTokenizer(bins=9, shared_ids=False, range=["minmax", "quantile", "unit"]),
-    "kmeans": lambda: KMeansTokenizer(horizon=6, codebook_size=8, groups=[[0, 1], [2]]),
-    "chunk kmeans": lambda: KMeansTokenizer(horizon=6, codebook_size=8, scope="chunk"),
-    "residual_vq": lambda: ResidualVQTokenizer(horizon=6, levels=2, codebook_size=6),
-    "pca residual_vq": lambda: ResidualVQTokenizer(horizon=6, levels=2, codebook_size=6, latent="pca", latent_dim=4),
-    "fast": lambda: FASTTokenizer(horizon=6, vocab_size=160),
-    "plain fast": lambda: FASTTokenizer(horizon=6, vocab_size=64, scale=2),
-    "given range": lambda: FASTTokenizer(horizon=6, range=Range([-1.0, -2.0, 0.0], [1.0, 2.0, 1.0]), vocab_size=128),
+ALWAYS = {CONFIG, TENSORS, CARD, "processor_config.json", "processing_action_tokenizer.py"}
+PRETRAINED = Path(__file__).resolve().parents[1].parent / "shared" / "pretrained"
+AUDIT = {
+    "data": {"source": "some/data"},
+    "caption": "On episodes that the fit did not see.",
+    "measures": [{"name": "mse", "meaning": "held-out squared error", "value": 1e-4}],
 }
-
-
-def data(name: str) -> Any:
-    """What it is fitted on; bare arrays know no fps, so that the horizon may stay open."""
-    return episodes().actions if name == "open binning" else episodes()
-
-
 installed = cache(packages_distributions)
+
+
+class Vocabulary:
+    """Stands for an `ActionVocabulary`: it knows its tokenizer and its JSON."""
+
+    def __init__(self, *rows: int) -> None:
+        self.rows = rows
+
+    def check(self, tokenizer: ActionTokenizer) -> None:
+        if max(self.rows) >= tokenizer.vocab_size:
+            raise ActionValueError("expected the vocabulary of this tokenizer")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"rows": list(self.rows)}
 
 
 @pytest.fixture(autouse=True)
 def quick_look_up(monkeypatch):
     """Ask the environment once which distributions it holds, not at every save."""
-    monkeypatch.setattr(hub, "packages_distributions", installed, raising=False)
-
-
-@cache
-def fit(name: str) -> ActionTokenizer:
-    """One fit for all tests, which leave it as it is."""
-    return MADE[name]().fit(data(name))
+    monkeypatch.setattr(artifact, "packages_distributions", installed)
 
 
 @pytest.fixture(params=MADE)
@@ -95,6 +80,16 @@ def fitted(request) -> ActionTokenizer:
 def folder(tmp_path) -> Path:
     """A saved tokenizer to spoil."""
     return fit("fast").save_pretrained(tmp_path / "saved")
+
+
+def no_pickle(files: dict[str, bytes]) -> None:
+    """Assert that no file is a pickle, or the zip of one that torch.save writes."""
+    for name, data in files.items():
+        assert b"PK\x03\x04" not in data[:4], name
+        assert b"ctorch\n" not in data
+        assert b"c__builtin__" not in data
+        with pytest.raises(ValueError, match=r"opcode|exhausted|pickle|\w"):
+            list(pickletools.genops(data))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -157,7 +152,7 @@ def test_a_loaded_tokenizer_can_be_fitted_and_changed(name, tmp_path):
     assert not any(t.is_meta for t in loaded.state_dict().values())
     for tensor in loaded.state_dict().values():
         tensor += 0  # writable
-    refitted = loaded.fit(data(name))
+    refitted = loaded.fit(fitted_on(name))
     np.testing.assert_array_equal(refitted.encode(chunks()), fitted.encode(chunks()))
 
 
@@ -242,10 +237,10 @@ def test_a_second_process_gives_the_same_ids_and_actions(tmp_path):
 
 @pytest.mark.parametrize("name", MADE)
 def test_equal_fits_are_equal_bytes(name, tmp_path):
-    first, second = (MADE[name]().fit(data(name)) for _ in range(2))
+    first, second = (MADE[name]().fit(fitted_on(name)) for _ in range(2))
     first, second = first.save_pretrained(tmp_path / "one"), second.save_pretrained(tmp_path / "elsewhere" / "two")
     assert files(first) == files(second)
-    assert set(files(first)) == {CONFIG, TENSORS, CARD}
+    assert set(files(first)) - {"tokenizer.json"} == ALWAYS
 
 
 def test_the_config_is_the_designs(folder):
@@ -269,12 +264,9 @@ def test_nothing_says_where_or_when_it_was_written(folder):
 
 
 def test_nothing_is_pickled(tmp_path):
-    """No file begins like a pickle, and loading never reaches for the unpickler."""
+    """No file is a pickle, and loading never reaches for the unpickler."""
     for kind in MADE:
-        for name, data in files(fit(kind).save_pretrained(tmp_path / kind)).items():
-            assert not data.startswith((b"\x80", b"PK\x03\x04")), name  # torch.save writes zip files
-            assert b"ctorch\n" not in data
-            assert b"c__builtin__" not in data
+        no_pickle(files(fit(kind).save_pretrained(tmp_path / kind)))
     code = """
         import pathlib, pickle, sys, torch
         import action_tokenizers
@@ -424,7 +416,7 @@ def test_a_link_to_a_folder_is_saved_through(tmp_path):
     tokenizer = fit("binning")
     tokenizer.save_pretrained(tmp_path / "latest")
     assert os.readlink(tmp_path / "latest") == "run7"
-    assert set(files(tmp_path / "run7")) == {CONFIG, TENSORS, CARD}
+    assert set(files(tmp_path / "run7")) == ALWAYS
     assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "run7"]
 
 
@@ -450,6 +442,84 @@ def test_permissions_of_the_folder_stay(mode, tmp_path):
     assert target.stat().st_mode & 0o777 == mode
 
 
+@pytest.mark.parametrize("held", [CONFIG, TENSORS, "tokenizer.json", "processor_config.json"])
+@pytest.mark.parametrize("text", ["{}", '{"model_type": "llama"}', "not even JSON", "[" * 100_000])
+def test_the_model_of_somebody_else_is_not_overwritten(held, text, tmp_path):
+    (tmp_path / held).write_text(text)
+    (tmp_path / CARD).write_text("theirs")
+    before = files(tmp_path)
+    with pytest.raises(FormatError, match=f"(?s)expected a new folder or one of ours.*{tmp_path}.*{held}"):
+        fit("binning").save_pretrained(tmp_path)
+    assert files(tmp_path) == before
+
+
+def test_a_folder_that_has_only_a_readme_is_new(tmp_path):
+    (tmp_path / CARD).write_text("to be written")
+    fit("binning").save_pretrained(tmp_path)
+    assert set(files(tmp_path)) == ALWAYS
+
+
+# ---- what travels with it ---------------------------------------------------------------------------------------
+
+
+def test_audit_vocabulary_and_license_travel_with_it(tmp_path):
+    tokenizer = fit("kmeans")
+    first = tokenizer.save_pretrained(tmp_path / "1", audit=AUDIT, vocabulary=Vocabulary(3, 2), license="apache-2.0")
+    assert set(files(first)) == ALWAYS | {"audit.json", "vocabulary.json"}
+    assert json.loads((first / "audit.json").read_text()) == AUDIT
+    assert json.loads((first / "vocabulary.json").read_text()) == {"rows": [3, 2]}
+    loaded = ActionTokenizer.from_pretrained(first)
+    assert loaded.audit == AUDIT
+    assert loaded.provenance["license"] == "apache-2.0"
+    assert "license" not in tokenizer.provenance
+    assert tokenizer.audit is None
+    assert files(loaded.save_pretrained(tmp_path / "2")) == files(first)
+    third = files(loaded.save_pretrained(tmp_path / "2", license="mit", vocabulary=Vocabulary(1)))
+    assert json.loads(third["vocabulary.json"]) == {"rows": [1]}
+    assert b'license: "mit"' in third[CARD]
+    assert third["audit.json"] == files(first)["audit.json"]
+    refitted = loaded.fit(fitted_on("kmeans"))
+    assert set(files(refitted.save_pretrained(tmp_path / "2"))) == ALWAYS
+
+
+class Measured:
+    def to_json(self) -> dict[str, Any]:
+        return AUDIT
+
+
+def test_an_audit_may_be_an_object(tmp_path):
+    folder = fit("binning").save_pretrained(tmp_path, audit=Measured())
+    assert ActionTokenizer.from_pretrained(folder).audit == AUDIT
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"license": ""}, "license"),
+        ({"license": 5}, "license"),
+        ({"audit": [1]}, "audit"),
+        ({"audit": {"measures": 5}}, "audit"),
+        ({"audit": {"measures": [{"name": "mse", "value": 1.0}]}}, "measure 0"),
+        ({"audit": {"more": float("nan")}}, "finite"),
+        ({"audit": {"more": {1}}}, "set"),
+        ({"vocabulary": Vocabulary(10_000)}, "vocabulary"),
+    ],
+)
+def test_what_cannot_travel_is_refused_before_anything_is_written(given, says, tmp_path):
+    with pytest.raises(ActionValueError, match=says):
+        fit("kmeans").save_pretrained(tmp_path / "t", **given)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["audit.json", "vocabulary.json"])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"measures": 5}'])
+def test_a_damaged_companion_names_its_file(name, text, tmp_path):
+    folder = fit("kmeans").save_pretrained(tmp_path, audit=AUDIT, vocabulary=Vocabulary(1))
+    (folder / name).write_text(text)
+    if (name, text) != ("vocabulary.json", '{"measures": 5}'):
+        assert name in refused(folder)
+
+
 # ---- loading what is not right ----------------------------------------------------------------------------------
 
 
@@ -459,6 +529,17 @@ def refused(folder: Path, says: str | None = None) -> str:
         ActionTokenizer.from_pretrained(folder)
     assert "expected" in str(caught.value)
     return str(caught.value)
+
+
+def test_a_config_of_the_future_or_of_a_stranger(folder):
+    """What `artifact` refuses is refused with the name of the file."""
+    edit(folder, lambda config: config.update(format_version=2))
+    assert str(folder / CONFIG) in refused(folder, "format_version")
+    edit(folder, lambda config: config.update(format_version=1, tokenizer_type="theirs"))
+    with pytest.raises(UnknownTokenizerError, match="theirs"):
+        ActionTokenizer.from_pretrained(folder)
+    edit(folder, lambda config: config.pop("tokenizer_type"))
+    assert str(folder / CONFIG) in refused(folder)
 
 
 @pytest.mark.parametrize("name", [CONFIG, TENSORS])
@@ -478,6 +559,8 @@ def test_a_path_that_is_no_folder(tmp_path):
     refused(tmp_path / "nothing here", "nothing here")
     (tmp_path / "file").write_text("{}")
     refused(tmp_path / "file", "file")
+    for name in (Path("owner/name"), "nothing", "a/b/c", "../name", "owner/"):
+        refused(name, "owner/name on the Hub")
 
 
 def test_unknown_files_are_ignored(folder):
@@ -517,150 +600,12 @@ def test_a_huge_tensor_file_is_not_even_read(folder, monkeypatch):
     assert TENSORS in refused(folder, "at most 100")
 
 
-@pytest.mark.parametrize("version", [2, 1000, "1", None, 1.5, [1]])
-def test_a_format_version_of_the_future_or_of_no_kind(folder, version):
-    edit(folder, lambda config: config.update(format_version=version))
-    refused(folder, "format_version")
-
-
-@pytest.mark.parametrize("version", [0, -1, True])
-def test_a_format_version_that_never_was(folder, version):
-    edit(folder, lambda config: config.update(format_version=version))
-    refused(folder, "format_version")
-
-
-@pytest.mark.parametrize("place", [(), ("params",), ("fitted",), ("fitted", "sizes")])
-def test_an_unknown_key(folder, place):
-    def add(config: dict[str, Any]) -> None:
-        for name in place:
-            config = config[name]
-        config["surprise"] = 1
-
-    edit(folder, add)
-    assert CONFIG in refused(folder, "surprise")
-
-
-@pytest.mark.parametrize("name", sorted(hub.KEYS))
-def test_a_missing_key(folder, name):
-    edit(folder, lambda config: config.pop(name))
-    assert CONFIG in refused(folder)
-
-
-@pytest.mark.parametrize("name", sorted(hub.FACTS))
-def test_a_missing_fact(folder, name):
-    edit(folder, lambda config: config["fitted"].pop(name))
-    assert CONFIG in refused(folder)
-
-
-@pytest.mark.parametrize("name", sorted(hub.KEYS))
-@pytest.mark.parametrize("value", [None, 7, "text", [1], {"a": 1}])
-def test_a_key_of_another_type(folder, name, value):
-    legal = {"provenance": (dict,), "format_version": ()}
-    if isinstance(value, legal.get(name, ())):
-        return
-    edit(folder, lambda config: config.update({name: value}))
-    refused(folder)
-
-
-@pytest.mark.parametrize(
-    ("fact", "value"),
-    [
-        ("horizon", None),
-        ("horizon", 7),
-        ("horizon", 0),
-        ("horizon", -6),
-        ("horizon", "6"),
-        ("horizon", 10**30),
-        ("horizon", float("inf")),
-        ("action_dim", None),
-        ("action_dim", 4),
-        ("action_dim", -3),
-        ("action_dim", 2.5),
-        ("vocab_size", 159),
-        ("max_tokens", 1),
-        ("pad_id", None),
-        ("pad_id", 0),
-        ("range_keys", []),
-        ("range_keys", ["a", "b"]),
-        ("range_keys", 5),
-        ("range_keys", [["default"]]),
-        ("sizes", {}),
-        ("sizes", None),
-        ("sizes", {"alphabet": -1, "radix": 0, "merges": 0}),
-        ("sizes", {"alphabet": "many", "radix": 0, "merges": 0}),
-    ],
-)
-@pytest.mark.parametrize("name", ["fast", "binning", "chunk kmeans", "residual_vq"])
-def test_facts_that_contradict_the_rest(name, fact, value, tmp_path):
-    folder = fit(name).save_pretrained(tmp_path / "t")
-    facts = json.loads((folder / CONFIG).read_text())["fitted"]
-    if facts[fact] == value:
-        return
-    edit(folder, lambda config: config["fitted"].update({fact: value}))
-    refused(folder)
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        {"range": {"keys": ["a"], "low": [1.0], "high": [0.0]}},
-        {"range": {"keys": ["a"], "low": [0.0]}},
-        {"range": 5},
-        {"nonsense": 1},
-        {"tokenizer_type": "binning", "params": {}, "fitted": {}},
-        {"tokenizer_type": "no_such_type", "params": {}, "fitted": None},
-        {"tokenizer_type": ["binning"], "params": {}, "fitted": None},
-        {"tokenizer_type": "binning", "params": [], "fitted": None},
-        [{"nonsense": [1]}],
-    ],
-)
-def test_params_that_are_no_params(folder, value):
-    edit(folder, lambda config: config["params"].update(range=value))
-    refused(folder)
-
-
-@pytest.mark.parametrize(
-    "value", ["ten", None, [10], -1.0, 0, float("nan"), float("inf"), 1e300, pytest.param(10**400, id="10**400")]
-)
-def test_a_scale_that_is_no_scale(folder, value):
-    edit(folder, lambda config: config["params"].update(scale=value))
-    refused(folder)
-
-
 def test_another_family_than_asked_for(folder):
     with pytest.raises(FormatError, match=r"KMeansTokenizer.*FASTTokenizer"):
         KMeansTokenizer.from_pretrained(folder)
     with pytest.raises(FormatError, match="SlotTokenizer"):
         SlotTokenizer.from_pretrained(folder)
     assert type(FASTTokenizer.from_pretrained(folder)) is FASTTokenizer
-
-
-@pytest.mark.parametrize("kind", ["binning", "kmeans", "residual_vq"])
-def test_the_config_of_another_family(folder, kind):
-    edit(folder, lambda config: config.update(tokenizer_type=kind))
-    refused(folder)
-
-
-def test_an_unknown_tokenizer_type_names_what_is_known(folder):
-    edit(folder, lambda config: config.update(tokenizer_type="no_such_type"))
-    with pytest.raises(UnknownTokenizerError, match=r"binning.*no_such_type"):
-        ActionTokenizer.from_pretrained(folder)
-
-
-def test_an_unknown_tokenizer_type_names_the_distribution_that_wrote_it(tmp_path, monkeypatch):
-    """A third party's tokenizer, saved where it is installed and loaded where it is not."""
-    monkeypatch.setattr(registry, "_classes", dict(registry._classes))
-
-    class Theirs(BinningTokenizer, name="theirs"):
-        pass
-
-    Theirs.__module__ = "their_module.bins"
-    monkeypatch.setattr(hub, "packages_distributions", lambda: {"their_module": ["their-tokenizers"]})
-    folder = Theirs(horizon=6, bins=4).fit(episodes()).save_pretrained(tmp_path / "t")
-    assert type(ActionTokenizer.from_pretrained(folder)) is Theirs
-    del registry._classes["theirs"]
-    with pytest.raises(UnknownTokenizerError, match="their-tokenizers"):
-        ActionTokenizer.from_pretrained(folder)
 
 
 # ---- tensors ----------------------------------------------------------------------------------------------------
@@ -701,206 +646,354 @@ def test_a_header_that_promises_too_much(folder):
         refused(folder, TENSORS)
 
 
-def test_the_tensors_of_another_tokenizer(folder, tmp_path):
+def test_the_tensor_file_of_another_tokenizer(folder, tmp_path):
     other = FASTTokenizer(horizon=6, vocab_size=150).fit(episodes()).save_pretrained(tmp_path / "other")
     shutil.copy(other / TENSORS, folder / TENSORS)
     refused(folder, "other bytes")
     digest = json.loads((other / CONFIG).read_text())["sha256"]
     edit(folder, lambda config: config.update(sha256=digest))
-    refused(folder, TENSORS)
+    assert str(folder) in refused(folder, "merges")
 
 
-def test_missing_and_unknown_tensors(fitted, tmp_path):
-    folder = fitted.save_pretrained(tmp_path / "t")
-    before = files(folder)
-    for name in tensors_of(folder):
-        refill(folder, lambda tensors, name=name: tensors.pop(name))
-        refused(folder, name.split(".")[0])
-        (folder / TENSORS).write_bytes(before[TENSORS])
-    refill(folder, lambda tensors: tensors.update(surprise=torch.zeros(1)))
-    refused(folder, "surprise")
+# ---- the Hub ----------------------------------------------------------------------------------------------------
 
 
-def test_tensors_of_another_shape_or_dtype(fitted, tmp_path):
-    folder = fitted.save_pretrained(tmp_path / "t")
-    original = tensors_of(folder)
-    for name, tensor in original.items():
-        wrong = [torch.cat([tensor, tensor]), tensor[None], tensor.double() if tensor.is_floating_point() else None]
-        wrong.append(tensor.to(torch.int16 if tensor.dtype != torch.int16 else torch.int64))
-        for other in (w for w in wrong if w is not None and (w.shape, w.dtype) != (tensor.shape, tensor.dtype)):
-            refill(folder, lambda tensors, name=name, other=other: tensors.update({name: other}))
-            refused(folder, name.split(".")[0])
-        refill(folder, lambda tensors: tensors.update(original))
-    ActionTokenizer.from_pretrained(folder)
+@pytest.fixture(scope="module")
+def running():
+    with FakeHub() as one:
+        yield one
 
 
-def test_tensors_that_hold_no_numbers(fitted, tmp_path):
-    """They would come out as actions of a robot."""
-    folder = fitted.save_pretrained(tmp_path / "t")
-    original = tensors_of(folder)
-    for name, tensor in original.items():
-        if not tensor.is_floating_point() or tensor.numel() == 0:
-            continue
-        for value in (float("nan"), float("inf"), -float("inf")):
-            spoiled = tensor.clone()
-            spoiled.view(-1)[0] = value
-            refill(folder, lambda tensors, name=name, spoiled=spoiled: tensors.update({name: spoiled}))
-            refused(folder)
-        refill(folder, lambda tensors: tensors.update(original))
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
 
 
-@pytest.mark.parametrize("name", ["binning", "fast"])
-def test_a_range_upside_down(name, tmp_path):
-    folder = fit(name).save_pretrained(tmp_path / "t")
-    refill(folder, lambda t: t.update({"range.low": t["range.high"] + 1, "range.high": t["range.low"]}))
-    refused(folder)
+@pytest.fixture(scope="module")
+def client(running, home):
+    with hub_client(running.environment(home, HF_TOKEN=WRITER)) as one:
+        yield one
 
 
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        ("fast", lambda t: t["alphabet"].flip(0)),
-        ("fast", lambda t: t["alphabet"] * 0),
-        ("fast", lambda t: t["alphabet"] + 1_000_000),
-        ("fast", lambda t: -t["alphabet"].abs() - 1),
-    ],
-)
-def test_an_alphabet_that_is_none(name, change, tmp_path):
-    folder = fit(name).save_pretrained(tmp_path / "t")
-    refill(folder, lambda tensors: tensors.update(alphabet=change(tensors)))
-    refused(folder)
+@pytest.fixture(scope="module")
+def offline(running, home):
+    with hub_client(running.environment(home, HF_HUB_OFFLINE="1")) as one:
+        yield one
 
 
-@pytest.mark.parametrize("bad", [[-1, 0], [0, 10**6], [5, 2**31 - 1], "itself", "twice", "digit", "doubling"])
-def test_merges_that_are_none(folder, bad):
-    config = json.loads((folder / CONFIG).read_text())["fitted"]
-    base = config["vocab_size"] - 1 - config["sizes"]["merges"]
-    assert config["sizes"]["radix"] > 0
-    assert config["sizes"]["merges"] > 8
-
-    def change(tensors: dict[str, torch.Tensor]) -> None:
-        merges = tensors["merges"].clone()
-        if bad == "itself":
-            merges[3] = torch.tensor([base + 3, 0])
-        elif bad == "twice":
-            merges[3] = merges[2]
-        elif bad == "digit":
-            merges[3] = torch.tensor([base - 1, 0])
-        elif bad == "doubling":
-            merges[0] = torch.tensor([0, 0])
-            for i in range(1, len(merges)):
-                merges[i] = base + i - 1
-        else:
-            merges[3] = torch.tensor(bad)
-        tensors["merges"] = merges
-
-    refill(folder, change)
-    refused(folder)
+@pytest.fixture
+def remote(running):
+    """The Hub, emptied."""
+    running.models.clear()
+    running.log.clear()
+    return running
 
 
-def test_binning_cells_that_do_not_exist(tmp_path):
-    folder = fit("binning").save_pretrained(tmp_path / "t")
-    original = tensors_of(folder)
-    for name, value in [("neutral", 99), ("neutral", -1), ("centres", 1.5), ("edges", float("nan"))]:
-        spoiled = original[name].clone()
-        spoiled.view(-1)[0] = value
-        refill(folder, lambda tensors, name=name, spoiled=spoiled: tensors.update({**original, name: spoiled}))
-        refused(folder)
-    refill(folder, lambda tensors: tensors.update({**original, "edges": original["edges"].flip(1)}))
-    refused(folder)
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Callable[[str], Path]:
+    folder = tmp_path_factory.mktemp("saved")
+    return cache(lambda name: fit(name).save_pretrained(folder / name))
 
 
-# ---- configs that ask for the moon ------------------------------------------------------------------------------
-
-ENORMOUS = 10**15
-
-
-@pytest.mark.parametrize(
-    ("name", "place", "value"),
-    [
-        ("fast", ("fitted", "sizes", "alphabet"), ENORMOUS),
-        ("fast", ("fitted", "sizes", "merges"), ENORMOUS),
-        ("fast", ("fitted", "sizes", "radix"), ENORMOUS),
-        ("fast", ("fitted", "action_dim"), ENORMOUS),
-        ("fast", ("fitted", "horizon"), ENORMOUS),
-        ("fast", ("params", "scale"), float(ENORMOUS)),
-        ("binning", ("fitted", "sizes", "bins"), [ENORMOUS] * 3),
-        ("binning", ("fitted", "horizon"), ENORMOUS),
-        ("binning", ("fitted", "action_dim"), ENORMOUS),
-        ("kmeans", ("fitted", "sizes", "codewords"), [ENORMOUS, 2]),
-        ("kmeans", ("fitted", "horizon"), ENORMOUS),
-        ("kmeans", ("fitted", "action_dim"), 10**8),
-        ("chunk kmeans", ("fitted", "horizon"), ENORMOUS),
-        ("residual_vq", ("fitted", "sizes", "codewords"), [ENORMOUS] * 2),
-        ("residual_vq", ("fitted", "sizes", "basis"), ENORMOUS),
-        ("residual_vq", ("fitted", "horizon"), ENORMOUS),
-    ],
-)
-def test_an_enormous_size_is_refused_without_memory(name, place, value, tmp_path):
-    """Sizes are compared with the file before anything of that size exists."""
-    folder = fit(name).save_pretrained(tmp_path / "t")
-
-    def change(config: dict[str, Any]) -> None:
-        for part in place[:-1]:
-            config = config[part]
-        config[place[-1]] = value
-
-    edit(folder, change)
-    tracemalloc.start()
-    try:
-        message = refused(folder)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 100 << 20
-    # torch's CPU allocator was never asked
-    assert "allocate" not in message
-    assert "memory" not in message
+PUSH = "ActionTokenizer.from_pretrained(folder).push_to_hub(repo)"
+IDS = "ActionTokenizer.from_pretrained(repo).encode(np.array(chunks, np.float32)).tolist()"
 
 
-# configs whose facts agree with each other, and with their small tensor file, yet mean tables of many GiB
-CONSISTENT_AND_ENORMOUS = """
-    import hashlib, json, resource, sys
-    from pathlib import Path
-    import numpy as np, torch
-    from safetensors.torch import load_file, save
-    from action_tokenizers import ActionTokenizer, FormatError
-    from action_tokenizers.codecs.dct import coefficient_bound
-    from action_tokenizers.codecs.symbols import Alphabet
+def pushed(remote, client, name: str, repo: str, saved) -> Repo:
+    client(PUSH, folder=str(saved(name)), repo=repo)
+    return remote.models[repo]
 
-    file, tensors = Path(sys.argv[1]) / "config.json", Path(sys.argv[1]) / "model.safetensors"
-    found = load_file(tensors)
-    found["alphabet"], found["merges"] = torch.zeros(1, dtype=torch.int32), torch.zeros(0, 2, dtype=torch.int32)
-    data = save(found)
-    tensors.write_bytes(data)
-    config = json.loads(file.read_text())
-    config["sha256"] = hashlib.sha256(data).hexdigest()
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), used + (1 << 30)))
-    said = []
-    for scale, radix in json.loads(sys.argv[2]):
-        size = Alphabet(np.zeros(1, np.int32), coefficient_bound(6, scale), radix).size
-        config["params"]["scale"] = scale
-        config["fitted"].update(vocab_size=size + 1, pad_id=size, max_tokens=36)
-        config["fitted"]["sizes"] = {"alphabet": 1, "radix": radix, "merges": 0}
-        file.write_text(json.dumps(config))
+
+def cached(home: Path, repo: str) -> dict[str, bytes]:
+    """What the cache shows of all commits of a repository."""
+    return files(home / "hub" / f"models--{repo.replace('/', '--')}" / "snapshots")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_push_pull_encode(name, remote, client, home, saved):
+    repo = f"lab/{name}"
+    address = client(
+        """
+        tokenizer = ActionTokenizer.from_pretrained(folder)
+        tokenizer.push_to_hub(repo, audit=audit, license="apache-2.0")
+        """,
+        folder=str(saved(name)),
+        repo=repo,
+        audit=AUDIT,
+    )
+    here = remote.models[repo]
+    assert address.startswith(remote.url)
+    assert address.endswith(here.sha("main"))
+    foreign = {"pytorch_model.bin": b"\x80\x04K\x01.", "more/scripted.pkl": b"\x80\x04K\x01.", "notes.txt": b"mine"}
+    here.commit("main", {**here.files, **foreign})
+    remote.log.clear()
+    answer = client(
+        """
+        import pickle, torch
+        def refuse(*args, **kwargs):
+            raise RuntimeError("a pickle was read")
+        class Refuse:
+            __init__ = refuse
+        held = pickle.load, pickle.loads, pickle.Unpickler, torch.load
+        pickle.load = pickle.loads = torch.load = refuse
+        pickle.Unpickler = Refuse
         try:
-            tokenizer = ActionTokenizer.from_pretrained(file.parent)
-            # small after all: then it must also work
-            tokenizer.decode(tokenizer.encode(torch.zeros(1, 6, 3)))
-            said.append("works")
-        except FormatError:
-            said.append("refused")
-        except MemoryError:
-            said.append("out of memory")
-    print(json.dumps(said))
-"""
+            tokenizer = ActionTokenizer.from_pretrained(repo)
+        finally:
+            pickle.load, pickle.loads, pickle.Unpickler, torch.load = held
+        ids = tokenizer.encode(np.array(chunks, np.float32))
+        again = getattr(action_tokenizers, type(tokenizer).__name__).from_pretrained(repo)
+        [type(again).__name__, ids.tolist(), tokenizer.decode(ids).tolist(), tokenizer.provenance["license"]]
+        """,
+        repo=repo,
+        chunks=chunks().tolist(),
+    )
+    tokenizer = fit(name)
+    ids = tokenizer.encode(chunks())
+    assert answer == [type(tokenizer).__name__, ids.tolist(), tokenizer.decode(ids).tolist(), "apache-2.0"]
+    # exactly the files of the artifact, and nothing of the foreign ones was asked for
+    expected = ALWAYS | {"audit.json"} | ({"tokenizer.json"} & set(files(saved(name))))
+    pulled = {Path(path).name: data for path, data in cached(home, repo).items()}
+    assert set(pulled) == expected
+    assert set(remote.requested()) == expected
+    assert pulled == {path: data for path, data in here.files.items() if path in expected}
+    no_pickle(pulled)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits its own address space")
-def test_a_consistent_config_cannot_ask_for_tables_larger_than_memory(folder):
-    asked = [(2e8, 1), (1e9, 70_000), (1e17, 10**9), (10.0, 7)]
-    command = [sys.executable, "-c", textwrap.dedent(CONSISTENT_AND_ENORMOUS), str(folder), json.dumps(asked)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-600:]
-    assert json.loads(done.stdout) == ["refused", "refused", "refused", "works"]
+def test_another_family_than_asked_for_is_refused_before_its_tensors_come(remote, client, saved):
+    pushed(remote, client, "kmeans", "lab/family", saved)
+    remote.log.clear()
+    said = client.refused('FASTTokenizer.from_pretrained("lab/family")')
+    assert said.startswith("FormatError: model 'lab/family' of the Hub: expected a FASTTokenizer")
+    assert "KMeansTokenizer; ActionTokenizer.from_pretrained loads any" in said
+    assert TENSORS not in remote.requested()
+
+
+def test_a_type_nobody_knows_names_what_wrote_it(remote, client, saved):
+    there = pushed(remote, client, "binning", "lab/stranger", saved)
+    config = json.loads(there.files[CONFIG])
+    config["tokenizer_type"] = "splines_of_theirs"
+    config["provenance"]["written_by"] = ["their-tokenizers"]
+    there.commit("main", {**there.files, CONFIG: json.dumps(config).encode()})
+    remote.log.clear()
+    said = client.refused('ActionTokenizer.from_pretrained("lab/stranger")')
+    assert said.startswith("UnknownTokenizerError: model 'lab/stranger' of the Hub: ")
+    assert "it was written by their-tokenizers: install that" in said
+    assert TENSORS not in remote.requested()
+
+
+def test_what_is_not_ours_is_refused_before_its_weights_come(remote, client, saved):
+    config = json.loads(files(saved("binning"))[CONFIG])
+    newer = json.dumps({**config, "format_version": 2}).encode()
+    weights = {TENSORS: bytes(1 << 20), "pytorch_model.bin": bytes(1 << 20)}
+    for repo, held, says in (
+        ("lab/llm", {CONFIG: b'{"model_type": "llama"}'}, "expected an action tokenizer's config"),
+        ("lab/newer", {CONFIG: newer}, "a newer one needs a newer action-tokenizers"),
+        ("lab/list", {CONFIG: b"[1]"}, "expected a JSON object"),
+        ("lab/broken", {CONFIG: b"{"}, "the file is damaged"),
+        ("lab/nothing", {}, "expected files config.json, processor_config.json"),
+    ):
+        remote.models[repo] = Repo({**held, **weights})
+        said = client.refused("ActionTokenizer.from_pretrained(repo)", repo=repo)
+        assert said.startswith(f"FormatError: model {repo!r} of the Hub: ")
+        assert says in said
+        assert CONFIG in said
+    assert set(remote.requested()) == {CONFIG}
+
+
+def test_damaged_files_of_a_repository_are_named(remote, client, saved):
+    whole = files(saved("binning"))
+    for repo, change, says in (
+        ("lab/tensorless", {TENSORS: None}, "expected model.safetensors in"),
+        ("lab/swapped", {TENSORS: files(saved("kmeans"))[TENSORS]}, "expected .*model.safetensors as saved"),
+        ("lab/audited", {"audit.json": b"{"}, "audit.json"),
+    ):
+        held = {name: data for name, data in {**whole, **change}.items() if data is not None}
+        remote.models[repo] = Repo(held)
+        said = client.refused("ActionTokenizer.from_pretrained(repo)", repo=repo)
+        assert said.startswith(f"FormatError: model {repo!r} of the Hub: ")
+        assert re.search(says, said)
+
+
+def test_revisions(remote, client, saved):
+    repo = pushed(remote, client, "binning", "lab/revised", saved)
+    first = repo.sha("main")
+    repo.refs["v1"] = first
+    load = "type(ActionTokenizer.from_pretrained('lab/revised', revision=revision)).__name__"
+    client("ActionTokenizer.from_pretrained(folder).push_to_hub('lab/revised')", folder=str(saved("fast")))
+    client(
+        "ActionTokenizer.from_pretrained(folder).push_to_hub('lab/revised', revision='trial')",
+        folder=str(saved("kmeans")),
+    )
+    for revision, family in (
+        (None, "FASTTokenizer"),
+        ("main", "FASTTokenizer"),
+        ("v1", "BinningTokenizer"),
+        (first, "BinningTokenizer"),
+        ("trial", "KMeansTokenizer"),
+    ):
+        assert client(load, revision=revision) == family
+    said = client.refused(load, revision="v9")
+    assert said == "HubError: expected an existing revision, got none: model 'lab/revised' at revision 'v9'"
+
+
+def test_the_cache_is_used_and_does_not_go_stale(remote, client, offline, saved):
+    ids = {name: fit(name).encode(chunks()).tolist() for name in ("binning", "kmeans")}
+    pull = {"repo": "lab/cached", "chunks": chunks().tolist()}
+    said = offline.refused(IDS, **pull)
+    assert said.startswith("HubError: could not fetch model 'lab/cached': the Hub is not reached")
+    pushed(remote, client, "binning", "lab/cached", saved)
+    assert client(IDS, **pull) == ids["binning"]
+    remote.log.clear()
+    assert client(IDS, **pull) == ids["binning"]
+    assert remote.requested() == []
+    remote.log.clear()
+    assert offline(IDS, **pull) == ids["binning"]
+    assert client(IDS.replace("(repo)", "(repo, local_files_only=True)"), **pull) == ids["binning"]
+    assert remote.log == []
+    pushed(remote, client, "kmeans", "lab/cached", saved)
+    assert offline(IDS, **pull) == ids["binning"]
+    assert client(IDS, **pull) == ids["kmeans"]
+    assert offline(IDS, **pull) == ids["kmeans"]
+    said = offline.refused("FASTTokenizer().fit(np.array(chunks)).push_to_hub('lab/x')", chunks=chunks().tolist())
+    assert said.startswith("HubError: could not push to model 'lab/x'")
+
+
+def test_a_push_while_it_is_loaded_does_not_mix_two_versions(remote, client, saved):
+    there = pushed(remote, client, "binning", "lab/mixed", saved)
+    older = fit("binning").encode(chunks()).tolist()
+
+    def commit() -> None:
+        there.commit("main", {**there.files, **files(saved("kmeans"))})
+
+    with remote.failing("GET|HEAD", TENSORS, commit):
+        assert client(IDS, repo="lab/mixed", chunks=chunks().tolist()) == older
+    assert client(IDS, repo="lab/mixed", chunks=chunks().tolist()) == fit("kmeans").encode(chunks()).tolist()
+
+
+def test_a_load_that_was_cut_off_is_completed_later(remote, client, offline, home, saved):
+    pushed(remote, client, "binning", "lab/partial", saved)
+    pull = {"repo": "lab/partial", "chunks": chunks().tolist()}
+    with remote.failing("GET", TENSORS, "half"):
+        said = client.refused(IDS, **pull)
+    assert said.startswith("HubError: could not fetch model 'lab/partial'")
+    assert TENSORS not in {Path(path).name for path in cached(home, "lab/partial")}
+    assert "lab/partial" in offline.refused(IDS, **pull)
+    assert client(IDS, **pull) == fit("binning").encode(chunks()).tolist()
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"), [(401, "token"), (404, "404"), (429, "too many"), (500, "500"), ("cut", "")]
+)
+def test_a_hub_that_does_not_serve_is_named(fault, says, remote, client, home, saved):
+    repo = f"lab/down-{fault}"
+    pushed(remote, client, "binning", repo, saved)
+    with remote.failing("GET|HEAD", repo, fault):
+        said = client.refused("ActionTokenizer.from_pretrained(repo)", repo=repo)
+    assert said.startswith(f"HubError: could not fetch model {repo!r}: ")
+    assert says in said
+    assert cached(home, repo) == {}
+
+
+def test_private_repositories(remote, client, saved):
+    client(
+        "ActionTokenizer.from_pretrained(folder).push_to_hub('lab/private', private=True)", folder=str(saved("fast"))
+    )
+    assert remote.models["lab/private"].token == WRITER
+    load = "type(ActionTokenizer.from_pretrained('lab/private', token=token)).__name__"
+    for token in (False, READER):
+        said = client.refused(load, token=token)
+        assert said.startswith("HubError: expected a Hub repository or a local path, got none: model 'lab/private'")
+        assert "If it is private, pass token=" in said
+    assert "accept the token" in client.refused(load, token="hf_wrong")
+    assert client(load, token=WRITER) == client(load, token=None) == "FASTTokenizer"
+
+
+def test_whoever_may_not_push_changes_nothing(remote, client, saved):
+    there = pushed(remote, client, "binning", "lab/closed", saved)
+    before = dict(there.refs)
+    push = "ActionTokenizer.from_pretrained(folder).push_to_hub(repo, token=token)"
+    for repo in ("lab/closed", "lab/unmade"):
+        for token, says in (("hf_wrong", "accept the token"), (False, "accept the token"), (READER, "may not do this")):
+            said = client.refused(push, folder=str(saved("kmeans")), repo=repo, token=token)
+            assert said.startswith(f"HubError: could not push to model {repo!r}: ")
+            assert says in said
+    assert there.refs == before
+    assert set(remote.models) == {"lab/closed"}
+    said = client.refused("ActionTokenizer.from_pretrained(folder).push_to_hub('no-owner')", folder=str(saved("fast")))
+    assert said == "FormatError: expected owner/name on the Hub, got 'no-owner'"
+
+
+def test_a_pull_request(remote, client, saved):
+    there = pushed(remote, client, "binning", "lab/asked", saved)
+    before = there.sha("main")
+    push = "ActionTokenizer.from_pretrained(folder).push_to_hub('lab/asked', create_pr=True)"
+    assert client(push, folder=str(saved("kmeans"))).endswith("/discussions/1")
+    assert there.sha("main") == before
+    load = "type(ActionTokenizer.from_pretrained('lab/asked', revision='refs/pr/1')).__name__"
+    assert client(load) == "KMeansTokenizer"
+
+
+@pytest.mark.parametrize("held", [CONFIG, "tokenizer.json"])
+def test_the_repository_of_another_model_is_not_touched(held, remote, client, saved):
+    remote.models["lab/llm"] = there = Repo({held: b"{}", TENSORS: b"weights", CARD: b"card"})
+    said = client.refused(PUSH, folder=str(saved("binning")), repo="lab/llm")
+    assert said.startswith("FormatError: expected a new repository or one of ours, got files of something else")
+    assert "model 'lab/llm'" in said
+    assert held in said
+    assert list(there.commits) == [there.sha("main")]
+    assert list(there.refs) == ["main"]
+
+
+def test_a_push_replaces_what_was_ours_and_keeps_the_rest(remote, client, saved):
+    save = "ActionTokenizer.from_pretrained(folder).push_to_hub('lab/again', audit=audit)"
+    client(save, folder=str(saved("fast")), audit=AUDIT)
+    there = remote.models["lab/again"]
+    foreign = {"notes.txt": b"mine", "runs/config.json": b"{}", "pytorch_model.bin": b"x"}
+    stale = {"vocabulary.json": b"{}", "tokenizer.json": b"{}"}
+    there.commit("main", {**there.files, **foreign, **stale})
+    pushed(remote, client, "kmeans", "lab/again", saved)
+    assert there.files == {**files(saved("kmeans")), ".gitattributes": b"", **foreign}
+
+
+@pytest.mark.parametrize("fault", ["cut", "lost", 500])
+def test_a_push_that_is_cut_off_changes_nothing_or_all(fault, remote, client, saved):
+    there = pushed(remote, client, "fast", "lab/cut", saved)
+    before = there.files
+    with remote.failing("POST", "/commit/", fault):
+        said = client.refused(PUSH, folder=str(saved("kmeans")), repo="lab/cut")
+    assert said.startswith("HubError: could not push to model 'lab/cut': ")
+    after = {**files(saved("kmeans")), ".gitattributes": b""}
+    assert there.files == (after if fault == "lost" else before)
+    pushed(remote, client, "kmeans", "lab/cut", saved)
+    assert there.files == after
+
+
+@pytest.mark.parametrize("layout", ["root", "bpe_tokenizer"])
+def test_a_published_fast_repository(layout, remote, client, home):
+    folder = PRETRAINED / "physical-intelligence-fast"
+    if not folder.is_dir():
+        pytest.skip(f"the published files are not at {folder}")
+    held = {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == ".json"}
+    if layout != "root":
+        held = {name if name == "processor_config.json" else f"{layout}/{name}": data for name, data in held.items()}
+    owner = "physical-intelligence" if layout == "root" else "somebody"
+    remote.models[f"{owner}/fast"] = Repo(
+        {**held, "processing_action_tokenizer.py": b"raise SystemExit", CARD: b"card"}
+    )
+    golden = np.load(folder / "golden.npz")
+    kind = sorted(name.rpartition("/")[0] for name in golden.files if name.endswith("/ids"))[0]
+    actions, ids = golden[f"{kind}/actions"][:8], golden[f"{kind}/ids"][:8]
+    answer = client(
+        """
+        tokenizer = ActionTokenizer.from_pretrained(repo)
+        rows = tokenizer.encode(np.array(actions, np.float32))
+        [type(tokenizer).__name__, [row[row != tokenizer.pad_id].tolist() for row in rows]]
+        """,
+        repo=f"{owner}/fast",
+        actions=actions.tolist(),
+    )
+    assert answer == ["PublishedFASTTokenizer", [row[row >= 0].tolist() for row in ids]]
+    inside = "tokenizer.json" if layout == "root" else "bpe_tokenizer/tokenizer.json"
+    assert set(remote.requested()) == {"processor_config.json", inside}
+    assert client.refused("FASTTokenizer.from_pretrained(repo)", repo=f"{owner}/fast").startswith("FormatError: ")

@@ -1,5 +1,6 @@
 """What the ids of held-out chunks look like to a policy: how many are used, how predictable, how fragile."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -90,15 +91,20 @@ def shift_overlap(ids: _Ids, shifted: _Ids, pad_id: int | None) -> float | None:
     return float(np.mean(shares)) if shares else None
 
 
-def undecodable_rate(tokenizer: ActionTokenizer, ids: _Ids, lengths: _Ids, horizon: int, key: str, seed: int) -> float:
-    """Return the share of chunks that `decode` refuses after one id was replaced by a uniformly drawn other one."""
+def undecodable_rate(
+    tokenizer: ActionTokenizer, ids: _Ids, lengths: _Ids, shape: Mapping[str, int], key: str, seed: int
+) -> float:
+    """Return the share of chunks that `decode` refuses after one id was replaced by a uniformly drawn other one.
+
+    `shape` tells `horizon` and `action_dim`, for tokenizers that leave them open.
+    """
     rng = np.random.default_rng(seed)
     last = tokenizer.vocab_size - (tokenizer.pad_id is not None)
     damaged = ids.copy()
     place = rng.integers(0, lengths)
     old = damaged[np.arange(len(ids)), place]
     damaged[np.arange(len(ids)), place] = (old + rng.integers(1, max(last, 2), len(ids))) % last
-    _, valid = tokenizer.try_decode(damaged, horizon=horizon, key=key)
+    _, valid = tokenizer.try_decode(damaged, **shape, key=key)
     return float(1 - np.asarray(valid).mean())
 
 

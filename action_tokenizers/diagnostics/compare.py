@@ -6,13 +6,13 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from action_tokenizers.base import ActionTokenizer, Progress
+from action_tokenizers.base import ActionTokenizer, Progress, range_of
 from action_tokenizers.data import ChunkSample, Episodes, default_horizon
 from action_tokenizers.diagnostics.codebook import next_token_entropy, shift_overlap, undecodable_rate, usage
 from action_tokenizers.diagnostics.error import (
@@ -26,6 +26,8 @@ from action_tokenizers.diagnostics.error import (
 )
 from action_tokenizers.diagnostics.scene import Scene
 from action_tokenizers.errors import ActionShapeError, ActionValueError
+from action_tokenizers.ranges import OpenRange
+from action_tokenizers.tokenizers.published_fast import PublishedFASTTokenizer
 
 __all__ = ["COLUMNS", "Column", "Comparison", "compare"]
 
@@ -63,6 +65,7 @@ COLUMNS = (
     Column("encode_per_s", "encode chunks/s", ",.0f", "on this machine, now"),
     Column("decode_per_s", "decode chunks/s", ",.0f", "on this machine, now"),
 )
+SPEEDS = ("encode_per_s", "decode_per_s")
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,19 @@ class Comparison:
             f"{d['source']}: {d['chunks']} chunks of {d['horizon']} steps x {d['action_dim']} dims from "
             f"{d['test_episodes']} held-out episodes; errors in units of half the range of each dim."
         )
+
+    def audit(self, name: str) -> dict[str, Any]:
+        """Return what `save_pretrained(audit=...)` keeps of one tokenizer's numbers; speeds are no property of it."""
+        row = self.rows[name]
+        return {
+            "data": self.data,
+            "caption": self.caption(),
+            "measures": [
+                {"name": c.name, "meaning": f"{c.heading.strip()}: {c.meaning}", "value": row.get(c.name)}
+                for c in COLUMNS
+                if c.name not in SPEEDS
+            ],
+        }
 
     def to_json(self) -> str:
         """Return everything as JSON."""
@@ -209,7 +225,7 @@ def _fit_all(
     progress: Progress | None,
 ) -> tuple[dict[str, ActionTokenizer], Episodes, list[str]]:
     notes: list[str] = []
-    if all(t.is_fitted for t in tokenizers.values()):
+    if all(t.is_fitted and not _takes_normalised(t) for t in tokenizers.values()):
         return dict(tokenizers), episodes, notes
     if len(episodes) == 1 and not allow_single_episode:
         raise ActionValueError(
@@ -226,6 +242,10 @@ def _fit_all(
     for done, (name, tokenizer) in enumerate(tokenizers.items()):
         if progress is not None:
             progress("fit", done, len(tokenizers))
+        if _takes_normalised(tokenizer):
+            fitted[name] = tokenizer.with_range(range_of(sample))
+            notes.append(f"{name} takes normalised actions: it was given the q01-q99 range of the training episodes")
+            continue
         if tokenizer.is_fitted:
             fitted[name] = tokenizer
             continue
@@ -235,11 +255,16 @@ def _fit_all(
     return fitted, held_out, notes
 
 
+def _takes_normalised(tokenizer: ActionTokenizer) -> TypeGuard[PublishedFASTTokenizer]:
+    """Say whether it was imported without a normaliser, so that raw actions mean nothing to it."""
+    return isinstance(tokenizer, PublishedFASTTokenizer) and isinstance(tokenizer.range, OpenRange)
+
+
 def _measure(tokenizer: ActionTokenizer, scene: Scene, seed: int) -> dict[str, Any]:
     key = scene.key_of(tokenizer)
     coded = scene.coded(tokenizer)
     ids, decoded = coded.quantize(tokenizer, key)
-    lengths = tokenizer.length(ids, horizon=scene.horizon)
+    lengths = tokenizer.length(ids, **coded.shape)
     real = ~coded.is_pad
     recorded = scene.chunks[real].astype(np.float64)
     total = (decoded[real] - recorded) / scene.unit
@@ -253,15 +278,15 @@ def _measure(tokenizer: ActionTokenizer, scene: Scene, seed: int) -> dict[str, A
         "tokens_p50": float(np.quantile(lengths, 0.5)),
         "tokens_p99": float(np.quantile(lengths, 0.99)),
         "vocab_size": tokenizer.vocab_size,
-        "bits": float(tokenizer.bits(ids, horizon=scene.horizon).mean()),
+        "bits": float(tokenizer.bits(ids, **coded.shape).mean()),
         **error_split(total, clipping),
         **_along(tokenizer, scene, key),
         "overlap": shift_overlap(ids[has_later], shifted, tokenizer.pad_id),
         "usage": usage(tokenizer, ids, lengths),
         "entropy": next_token_entropy(said, lengths, scene.episode, tokenizer.vocab_size),
-        "undecodable": undecodable_rate(tokenizer, ids, lengths, scene.horizon, key, seed),
+        "undecodable": undecodable_rate(tokenizer, ids, lengths, coded.shape, key, seed),
         "encode_per_s": _speed(lambda: tokenizer.encode(coded.actions, key=key), len(ids)),
-        "decode_per_s": _speed(lambda: tokenizer.decode(ids, horizon=scene.horizon, key=key), len(ids)),
+        "decode_per_s": _speed(lambda: tokenizer.decode(ids, **coded.shape, key=key), len(ids)),
     }
 
 

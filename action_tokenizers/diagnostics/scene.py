@@ -37,6 +37,11 @@ class Coded:
         """Take what `gather` returns."""
         return cls(found.actions, found.padding, found.reference, relative)
 
+    @property
+    def shape(self) -> dict[str, int]:
+        """Return horizon and action_dim, for tokenizers that leave them open."""
+        return {"horizon": self.actions.shape[1], "action_dim": self.actions.shape[2]}
+
     def encode(self, tokenizer: ActionTokenizer, key: str) -> npt.NDArray[np.int64]:
         """Return the ids `(n, m)`."""
         # a chunk of nothing but padding has no step to hold; no error of it counts
@@ -46,7 +51,7 @@ class Coded:
     def quantize(self, tokenizer: ActionTokenizer, key: str) -> tuple[npt.NDArray[np.int64], _Floats]:
         """Return ids and decoded absolute actions."""
         ids = self.encode(tokenizer, key)
-        return ids, self._absolute(tokenizer.decode(ids, horizon=self.actions.shape[1], key=key))
+        return ids, self._absolute(tokenizer.decode(ids, **self.shape, key=key))
 
     def clip(self, tokenizer: ActionTokenizer, key: str) -> _Floats:
         """Return the absolute actions that an infinitely fine tokenizer of the same range would decode."""

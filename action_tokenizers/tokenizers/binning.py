@@ -24,8 +24,8 @@ from action_tokenizers.slots import SlotTokenizer
 
 __all__ = ["BinningTokenizer"]
 
-# an edge no value reaches: range units end at 1
-BEYOND = 2.0
+# an edge no value reaches, in whatever units
+BEYOND = torch.finfo(torch.float32).max
 
 
 class BinningTokenizer(SlotTokenizer, name="binning"):
@@ -56,6 +56,13 @@ class BinningTokenizer(SlotTokenizer, name="binning"):
     STRATEGIES: ClassVar[tuple[str, ...]] = ("uniform", "quantile", "gaussian", "mu_law")
 
     size_names = frozenset({"bins"})
+    decode_alone = """
+        bins = config["fitted"]["sizes"]["bins"]
+        first = 0 if config["params"]["shared_ids"] else np.cumsum([0, *bins[:-1]])
+        z = tensors["centres"][np.arange(len(bins)), ids.reshape(-1, len(bins)) - first]
+        low, high = tensors["range.low"][0], tensors["range.high"][0]
+        actions = low + (np.clip(z, -1, 1) + 1) / 2 * (high - low)
+    """
 
     edges: torch.Tensor  # (d, k - 1) range units, filled up with BEYOND
     centres: torch.Tensor  # (d, k)
@@ -78,7 +85,7 @@ class BinningTokenizer(SlotTokenizer, name="binning"):
         """Cells of the dim with the most (`shared_ids`) or of all dims, and a pad where the horizon is open."""
         self._fitted_range()
         bins = self._sizes["bins"]
-        cells = max(bins) if self._params["shared_ids"] else sum(bins)
+        cells = max(bins) if self._shares_ids() else sum(bins)
         return int(cells) + (not self._fixed_length())
 
     def scalar_cells(self) -> ScalarCells:
@@ -90,6 +97,9 @@ class BinningTokenizer(SlotTokenizer, name="binning"):
 
     def _needs_horizon(self) -> bool:
         return False
+
+    def _shares_ids(self) -> bool:
+        return bool(self._params["shared_ids"])
 
     def _fit(self, chunks: torch.Tensor, is_pad: torch.Tensor | None, progress: Progress | None) -> None:
         steps = chunks.flatten(0, 1) if is_pad is None else chunks[~is_pad]
@@ -158,16 +168,20 @@ class BinningTokenizer(SlotTokenizer, name="binning"):
 
     def _first_ids(self) -> torch.Tensor:
         bins = torch.tensor(self._sizes["bins"], device=self.centres.device)
-        return torch.zeros_like(bins) if self._params["shared_ids"] else bins.cumsum(0) - bins
+        return torch.zeros_like(bins) if self._shares_ids() else bins.cumsum(0) - bins
 
     def _slots(self, horizon: int, action_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
         bins = torch.tensor(self._sizes["bins"], device=self.centres.device)
         return self._first_ids().repeat(horizon), bins.repeat(horizon)
 
+    def _slot_meaning(self, horizon: int, action_dim: int) -> torch.Tensor:
+        steps, dims = torch.arange(horizon), torch.arange(action_dim)
+        return torch.cartesian_prod(steps, dims, torch.zeros(1, dtype=torch.int64))
+
     def _encode(self, chunks: torch.Tensor) -> torch.Tensor:
         b, t, d = chunks.shape
         cells = bin_index(chunks.reshape(b * t, d), self.edges)
-        if not self._params["shared_ids"]:
+        if not self._shares_ids():
             cells += self._first_ids()
         return cells.reshape(b, t * d)
 

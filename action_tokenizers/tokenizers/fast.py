@@ -28,6 +28,7 @@ from action_tokenizers.codecs.symbols import (
 )
 from action_tokenizers.codecs.threads import over_rows
 from action_tokenizers.errors import ActionValueError, FormatError
+from action_tokenizers.tokenizers.tokenizer_json import MOST_SYMBOLS, symbol_level
 
 __all__ = ["FASTTokenizer"]
 
@@ -63,6 +64,26 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
 
     prefix_decodable = True
     size_names = frozenset({"alphabet", "radix", "merges"})
+    decode_alone = """
+        from scipy.fft import idct
+
+        t, d, scale = config["fitted"]["horizon"], config["fitted"]["action_dim"], config["params"]["scale"]
+        alphabet, merges, radix = tensors["alphabet"], tensors["merges"], config["fitted"]["sizes"]["radix"]
+        bound = round(scale * t**0.5)
+        low = len(alphabet) + (-(-(2 * bound + 1) // radix) if radix else 0)
+        spell = lambda i: [i] if i < low + radix else [s for part in merges[i - low - radix] for s in spell(part)]
+        values, digit = [], 0
+        for symbol in (s for i in ids for s in spell(i)):
+            if symbol < len(alphabet):
+                values.append(alphabet[symbol])
+            elif symbol < low:
+                digit = symbol - len(alphabet)
+            else:
+                values.append(digit * radix + symbol - low - bound)
+        z = idct(np.array(values).reshape(t, d) / scale, axis=0, norm="ortho")
+        low, high = tensors["range.low"][0], tensors["range.high"][0]
+        actions = low + (np.clip(z, -1, 1) + 1) / 2 * (high - low)
+    """
 
     alphabet: torch.Tensor  # (m,) int32, coefficients that have a symbol, ascending
     merges: torch.Tensor  # (merges, 2) int32, ids that a merge joins
@@ -287,6 +308,20 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
             digit = tables.value[np.where(is_low, np.roll(token, 1, axis=1), 0)]
             choices = np.where(is_low, np.minimum(tables.radix, 2 * tables.bound + 1 - digit * tables.radix), choices)
         return torch.from_numpy(np.where(said, choices, 1)).to(ids.device)
+
+    def _locate(self, ids: torch.Tensor, kept: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
+        tables = self._tables()
+        rows = ids.cpu().numpy()
+        said = np.arange(rows.shape[1]) < kept.cpu().numpy()[:, None]
+        span = np.where(said, tables.span[np.where(said, rows, 0)], 0)
+        begin = np.cumsum(span, 1) - span
+        # a high digit spans nothing yet, a low one completes the coefficient that its high digit began
+        dim = np.where((span > 1) & (action_dim > 1), -1, begin % action_dim)
+        return torch.from_numpy(np.stack([np.full_like(begin, -1), dim, begin // action_dim], -1)).to(ids.device)
+
+    def _more_files(self) -> dict[str, bytes]:
+        base = self._alphabet_size()
+        return {} if base > MOST_SYMBOLS else {"tokenizer.json": symbol_level(base, self.merges.cpu().numpy())}
 
     def _max_tokens(self, horizon: int, action_dim: int) -> int:
         return horizon * action_dim * (2 if self._sizes["radix"] else 1)

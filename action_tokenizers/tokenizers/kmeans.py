@@ -34,6 +34,14 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
     """
 
     size_names = frozenset({"codewords", "groups"})
+    decode_alone = """
+        groups, codewords = config["fitted"]["sizes"]["groups"], config["fitted"]["sizes"]["codewords"]
+        codes = ids.reshape(-1, len(groups)) - np.cumsum([0, *codewords[:-1]])
+        parts = [tensors[f"codebook_{g}"][codes[:, g]].reshape(-1, len(dims)) for g, dims in enumerate(groups)]
+        z = np.concatenate(parts, axis=1)[:, np.argsort(np.concatenate(groups))]
+        low, high = tensors["range.low"][0], tensors["range.high"][0]
+        actions = low + (np.clip(z, -1, 1) + 1) / 2 * (high - low)
+    """
     SCOPES: ClassVar[tuple[str, ...]] = ("step", "chunk")
 
     def __init__(
@@ -122,6 +130,11 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
             first.repeat(self._places(horizon)),
             torch.tensor(self._sizes["codewords"], device=device).repeat(self._places(horizon)),
         )
+
+    def _slot_meaning(self, horizon: int, action_dim: int) -> torch.Tensor:
+        steps = torch.arange(horizon) if self._params["scope"] == "step" else torch.tensor([-1])
+        dims = torch.tensor([group[0] if len(group) == 1 else -1 for group in self._groups()])
+        return torch.cartesian_prod(steps, dims, torch.zeros(1, dtype=torch.int64))
 
     def _encode(self, chunks: torch.Tensor) -> torch.Tensor:
         b, t, _ = chunks.shape

@@ -42,6 +42,15 @@ class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
 
     prefix_decodable = True
     size_names = frozenset({"codewords", "basis"})
+    decode_alone = """
+        codewords = config["fitted"]["sizes"]["codewords"]
+        codes = ids - np.cumsum([0, *codewords[:-1]])
+        latent = tensors["codebooks"][np.arange(len(codes)), codes].sum(axis=0)
+        flat = (latent @ tensors["basis"] if len(tensors["basis"]) else latent) + tensors["mean"]
+        z = flat.reshape(config["fitted"]["horizon"], config["fitted"]["action_dim"])
+        low, high = tensors["range.low"][0], tensors["range.high"][0]
+        actions = low + (np.clip(z, -1, 1) + 1) / 2 * (high - low)
+    """
     LATENTS: ClassVar[tuple[str, ...]] = ("identity", "pca")
 
     mean: torch.Tensor  # (t * d,)
@@ -147,6 +156,9 @@ class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
     def _slots(self, horizon: int, action_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
         count = torch.tensor(self._sizes["codewords"], device=self.mean.device)
         return count.cumsum(0) - count, count
+
+    def _slot_meaning(self, horizon: int, action_dim: int) -> torch.Tensor:
+        return torch.tensor([[-1, -1, level] for level in range(self._max_tokens(horizon, action_dim))])
 
     def _encode(self, chunks: torch.Tensor) -> torch.Tensor:
         first, _ = self._slots(0, 0)

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from scipy.fft import dct
 
-from action_tokenizers import ActionValueError, FASTTokenizer
+from action_tokenizers import ActionTokenizer, ActionValueError, FASTTokenizer
 from action_tokenizers.data.synthetic import smooth_chunks
 from action_tokenizers.errors import ActionTokenizerError
 from action_tokenizers.testing import check_tokenizer
+from action_tokenizers.tokenizers import fast
 from tests.fakes.damage import FASTLayout, accept_allowed, accept_brute_force, accept_damage, accept_repair, recorded
 from tests.fakes.workers import encode_in_threads, encode_in_workers
 
@@ -175,3 +176,75 @@ def test_workers_and_threads(demo):
     tokenizer = FASTTokenizer(vocab_size=1024).fit(demo[0])
     encode_in_workers([tokenizer], demo[1], "fork")
     encode_in_threads(tokenizer, demo[1])
+
+
+PRIVATE = 0xF0000
+
+
+@pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
+def test_tokenizer_json_gives_the_same_ids(params, tmp_path, monkeypatch):
+    """Symbols become private characters; escapes are symbols like the others."""
+    tokenizers = pytest.importorskip("tokenizers", reason="the judge of its own format")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    tokenizer = FASTTokenizer(**params).fit(ACTIONS)
+    saved = tokenizer.save_pretrained(tmp_path)
+    bpe = tokenizers.Tokenizer.from_file(str(saved / "tokenizer.json"))
+    assert bpe.get_vocab_size() == tokenizer.vocab_size - 1  # the pad is ours
+    merges, base = tokenizer.merges.tolist(), tokenizer._alphabet_size()
+
+    def symbols(i: int) -> list[int]:
+        return [i] if i < base else [s for part in merges[i - base] for s in symbols(part)]
+
+    for row in tokenizer.encode(extreme_chunks(6, 3)):
+        ids = row[row != tokenizer.pad_id].tolist()
+        text = "".join(chr(PRIVATE + s) for i in ids for s in symbols(i))
+        assert bpe.encode(text).ids == ids
+        assert bpe.decode(ids) == text
+
+
+def test_tokenizer_json_is_left_out_where_symbols_outnumber_private_characters(tmp_path, monkeypatch):
+    tokenizer = FASTTokenizer().fit(ACTIONS)
+    folder = tokenizer.save_pretrained(tmp_path)
+    assert (folder / "tokenizer.json").is_file()
+    monkeypatch.setattr(fast, "MOST_SYMBOLS", tokenizer._alphabet_size() - 1)
+    tokenizer.save_pretrained(tmp_path)
+    assert not (folder / "tokenizer.json").exists()  # nor is the one of the earlier save left
+    np.testing.assert_array_equal(ActionTokenizer.from_pretrained(folder).encode(ACTIONS), tokenizer.encode(ACTIONS))
+
+
+def test_loading_does_not_read_tokenizer_json(tmp_path):
+    tokenizer = FASTTokenizer().fit(ACTIONS)
+    folder = tokenizer.save_pretrained(tmp_path)
+    (folder / "tokenizer.json").write_text("not JSON")
+    np.testing.assert_array_equal(ActionTokenizer.from_pretrained(folder).encode(ACTIONS), tokenizer.encode(ACTIONS))
+
+
+@pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
+def test_locate_tells_dim_and_frequency(params):
+    tokenizer = FASTTokenizer(**params).fit(ACTIONS)
+    layout = FASTLayout(tokenizer, 6)
+    ids = tokenizer.encode(np.concatenate([ACTIONS[:20], extreme_chunks(6, 3)]))
+    spans = set()
+    for row, places in zip(ids.tolist(), tokenizer.locate(ids), strict=True):
+        begin = 0
+        for p, (token, place) in enumerate(zip(row, places.tolist(), strict=True)):
+            if token == tokenizer.pad_id:
+                assert place == [-1, -1, -1]
+                continue
+            span = len(layout.read(row[: p + 1])[1]) - begin
+            assert place == [-1, -1 if span > 1 else begin % 3, begin // 3]
+            spans.add(min(span, 2))
+            begin += span
+        assert begin == 18
+    assert spans >= ({0, 1} if tokenizer._facts()["sizes"]["radix"] else {1})
+
+
+def test_locate_of_a_single_dim_and_of_damaged_ids():
+    tokenizer = FASTTokenizer(range="unit").fit(ACTIONS[..., :1])
+    ids = tokenizer.encode(ACTIONS[:9, :, :1])
+    places = tokenizer.locate(ids)
+    assert (places[..., 1][ids != tokenizer.pad_id] == 0).all()
+    broken = ids.copy()
+    broken[:, 1:] = tokenizer.vocab_size
+    assert (tokenizer.locate(broken)[:, 1:] == -1).all()
+    np.testing.assert_array_equal(tokenizer.locate(broken)[:, 0], places[:, 0])
