@@ -169,17 +169,16 @@ def _decode(options: argparse.Namespace) -> None:
 
 def _info(options: argparse.Namespace) -> None:
     try:
-        tokenizer, episodes = _tokenizer(options.path), None
+        facts = _facts_of(_tokenizer(options.path))
     except (FormatError, HubError) as no_tokenizer:
         try:
-            tokenizer, episodes = None, _load(options.path, options)
+            facts = _facts_of_data(_load(options.path, options))
         except (FormatError, HubError) as no_data:
             if _holds_tokenizer(options.path):
                 raise no_tokenizer from None
             raise FormatError(
                 f"expected a tokenizer or a data set; as tokenizer: {no_tokenizer}; as data: {no_data}"
             ) from no_data
-    facts = _facts_of(tokenizer) if episodes is None else _facts_of_data(episodes)
     _print_facts(facts, options.json)
 
 

@@ -238,7 +238,7 @@ def _fit_all(
     sample = ChunkSample().add(train, horizon, stride)
     if sample.skipped:
         notes.append(f"{sample.skipped} training episodes are shorter than the horizon and were skipped")
-    fitted = {}
+    fitted: dict[str, ActionTokenizer] = {}
     for done, (name, tokenizer) in enumerate(tokenizers.items()):
         if progress is not None:
             progress("fit", done, len(tokenizers))

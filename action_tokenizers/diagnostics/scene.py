@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +39,7 @@ class Coded:
         return cls(found.actions, found.padding, found.reference, relative)
 
     @property
-    def shape(self) -> dict[str, int]:
+    def shape(self) -> dict[str, Any]:
         """Return horizon and action_dim, for tokenizers that leave them open."""
         return {"horizon": self.actions.shape[1], "action_dim": self.actions.shape[2]}
 

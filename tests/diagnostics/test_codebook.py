@@ -59,7 +59,8 @@ def test_undecodable_after_one_wrong_id(chunks):
     for tokenizer in (KMeansTokenizer(codebook_size=32), FASTTokenizer(vocab_size=256)):
         ids = tokenizer.fit(chunks).encode(chunks)
         lengths = tokenizer.length(ids)
-        rates[tokenizer.tokenizer_type] = undecodable_rate(tokenizer, ids, lengths, {"horizon": 12}, "default", seed=0)
-        assert undecodable_rate(tokenizer, ids, lengths, {"horizon": 12}, "default", seed=0) == rates[tokenizer.tokenizer_type]
+        found = [undecodable_rate(tokenizer, ids, lengths, {"horizon": 12}, "default", seed=0) for _ in range(2)]
+        assert found[0] == found[1]
+        rates[tokenizer.tokenizer_type] = found[0]
     assert rates["kmeans"] == 0  # every id can stand everywhere
     assert rates["fast"] > 0.2  # another id mostly spans another number of coefficients
