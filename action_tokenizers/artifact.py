@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from action_tokenizers.errors import ActionValueError, FormatError, NotFittedError
+from action_tokenizers.errors import ActionValueError, FormatError, NotFittedError, UnknownTokenizerError
 from action_tokenizers.ranges import Range
 from action_tokenizers.registry import tokenizer_class
 
@@ -93,7 +93,10 @@ def tokenizer_class_of(config: Any, file: Path | str) -> type:
                 f"expected {name} of the provenance in {file} as {kind.__name__}, got {provenance[name]!r}"
             )
     wrote = provenance.get("written_by") or [provenance.get("library", "an unknown library")]
-    return tokenizer_class(config["tokenizer_type"], distribution=", ".join(map(str, wrote)))
+    try:
+        return tokenizer_class(config["tokenizer_type"], distribution=", ".join(map(str, wrote)))
+    except UnknownTokenizerError as error:
+        raise UnknownTokenizerError(f"{file}: {error}") from error
 
 
 def to_json_bytes(value: Mapping[str, Any]) -> bytes:

@@ -563,7 +563,10 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
     def _positive(self, name: str) -> float:
         """Return a parameter that must be a finite number above 0."""
         value = self._params[name]
-        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+        try:
+            number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+        except OverflowError:
+            number = math.inf
         if not 0 < number < math.inf:
             raise ActionValueError(f"expected {name} a finite number > 0, got {value!r}")
         return number
@@ -618,13 +621,24 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         for members in groups.values():
             # chunk by chunk through the door, so that an error names the chunk of the list
             chunks = torch.cat([self._listed(actions, i, masks[i]) for i in members])
-            parts.append(self.encode(chunks, key=key))
+            try:
+                parts.append(self.encode(chunks, key=key))
+            except ActionValueError:
+                for i in members:  # only the family knows which it was, and it knows it as one of these
+                    self._encode_item(actions, i, key)
+                raise
         width = max(part.shape[1] for part in parts)
         pad = -1 if self.pad_id is None else self.pad_id
         out = torch.full((len(actions), width), pad, dtype=torch.int64, device="cpu")
         for members, part in zip(groups.values(), parts, strict=True):
             out[torch.tensor(members, device="cpu"), : part.shape[1]] = part.cpu()
         return out.to(first.device) if isinstance(first, torch.Tensor) else out.numpy()
+
+    def _encode_item(self, actions: Any, i: int, key: str | None) -> None:
+        try:
+            self.encode(actions[i], key=key)
+        except ActionValueError as error:
+            raise ActionValueError(f"chunk {i} of the list: {error}") from error
 
     def _listed(self, actions: Any, i: int, is_pad: Any) -> torch.Tensor:
         try:

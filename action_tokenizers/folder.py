@@ -68,9 +68,12 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _swap(target: Path, aside: Path, files: Mapping[str, bytes], names: set[str]) -> None:
+    inside = {(target / name).parent for name in files}
+    made = [folder for folder in inside if not folder.exists()]
     try:
+        for folder in made:
+            folder.mkdir()
         for name in files:
-            (target / name).parent.mkdir(exist_ok=True)
             os.replace(aside / "new" / name, target / name)
         for name in names - set(files):
             (target / name).unlink(missing_ok=True)
@@ -80,4 +83,7 @@ def _swap(target: Path, aside: Path, files: Mapping[str, bytes], names: set[str]
                 os.replace(aside / "old" / name, target / name)
             else:
                 (target / name).unlink(missing_ok=True)
+        for folder in made:
+            if folder.exists():
+                folder.rmdir()
         raise

@@ -278,14 +278,14 @@ def table(report: dict[str, Any]) -> str:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokenizer", default="fast:scale=3,vocab_size=128", help="type:name=value,...")
+    parser.add_argument("--tokenizer", default="fast:scale=2,vocab_size=128", help="type:name=value,...")
     parser.add_argument("--width", type=int, default=64, help="of the model, a multiple of 16")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=36)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=3e-3, help="highest learning rate")
     parser.add_argument("--blur", type=float, default=3.0, help="noise of the states in training, in integers")
-    parser.add_argument("--jitter", type=float, default=0.05, help="noise of the actions in training")
+    parser.add_argument("--jitter", type=float, default=0.02, help="noise of the actions in training")
     parser.add_argument("--stride", type=int, default=1, help="frames between the chunks to learn")
     parser.add_argument("--chunks", type=int, default=500, help="held-out chunks to generate")
     parser.add_argument("--seed", type=int, default=0)

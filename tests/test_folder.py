@@ -204,7 +204,6 @@ def test_whatever_fails_the_folder_is_as_it_was(nested, there, operation, error,
         assert failures
 
 
-@pytest.mark.xfail(strict=True, reason="folder.py leaves the empty subfolder")
 def test_a_failed_write_leaves_no_empty_subfolder(tmp_path, monkeypatch):
     fill(tmp_path, OLD)
     with monkeypatch.context() as patched:

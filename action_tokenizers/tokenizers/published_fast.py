@@ -39,7 +39,7 @@ from action_tokenizers.tokenizers.tokenizer_json import read_byte_level, read_js
 
 __all__ = ["PublishedFASTTokenizer"]
 
-PROCESSOR, TOKENIZER = "processor_config.json", "tokenizer.json"
+CONFIG, PROCESSOR, TOKENIZER = "config.json", "processor_config.json", "tokenizer.json"
 # releases of transformers differ in where they look for it
 PLACES = (TOKENIZER, f"bpe_tokenizer/{TOKENIZER}")
 REMOTE_CODE = "physical-intelligence/fast--processing_action_tokenizer.UniversalActionProcessor"
@@ -149,6 +149,9 @@ class PublishedFASTTokenizer(ActionTokenizer, name="published_fast"):
 
         The byte-pair encoding stands in the root and in `bpe_tokenizer/`, where older and newer transformers look.
         What the format has no place for stays behind: the limit and, if there is one, the range.
+
+        Raises:
+            FormatError: the folder holds a config.json: a saved tokenizer, or a model, whose files these would replace.
         """
         tables = self._entries()
         encoding = write_byte_level(tables, self.merges.cpu().numpy())
@@ -175,6 +178,10 @@ class PublishedFASTTokenizer(ActionTokenizer, name="published_fast"):
                 f"{inside}tokenizer_config.json": _json(wrapper),
                 f"{inside}special_tokens_map.json": _json({}),
             }
+        if (Path(folder) / CONFIG).is_file():
+            raise FormatError(
+                f"expected a folder without a {CONFIG} to export to, got {folder}, which holds another model"
+            )
         return write_folder(folder, {**files, PROCESSOR: _json(config)}, ())
 
     def with_range(self, range: Range) -> Self:

@@ -171,8 +171,5 @@ def _file(model: dict[str, Any], **parts: Any) -> bytes:
 
 
 def _brief(value: Any) -> str:
-    try:
-        text = json.dumps(value)
-    except RecursionError:
-        text = f"a deeply nested {type(value).__name__}"
+    text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
