@@ -17,6 +17,7 @@ from action_tokenizers.tokenizers.binning import BinningTokenizer
 from action_tokenizers.tokenizers.fast import FASTTokenizer
 from action_tokenizers.tokenizers.kmeans import KMeansTokenizer
 from action_tokenizers.tokenizers.residual_vq import ResidualVQTokenizer
+from action_tokenizers.vocabulary import ActionVocabulary
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ __all__ = [
     "ActionTokenizer",
     "ActionTokenizerError",
     "ActionValueError",
+    "ActionVocabulary",
     "BinningTokenizer",
     "ChunkSample",
     "Episodes",

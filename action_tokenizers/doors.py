@@ -127,7 +127,9 @@ def _boxed(ids: Any) -> Any:
     if isinstance(ids, (np.ndarray, torch.Tensor)) and getattr(ids, "dtype", None) != np.dtype(object):
         return ids
     boxed = np.array(ids, dtype=object)
-    if not boxed.size or not all(isinstance(i, int) and not isinstance(i, bool) for i in boxed.flat):
+    if any(isinstance(i, bool | np.bool_) for i in boxed.flat):
+        raise TokenError("expected integer ids, got True or False among them; a mask is not a list of ids")
+    if not boxed.size or not all(isinstance(i, int) for i in boxed.flat):
         return ids
     return np.array([i if abs(i) < 1 << 62 else -1 for i in boxed.flat], np.int64).reshape(boxed.shape)
 

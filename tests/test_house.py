@@ -207,6 +207,7 @@ PROMISED = [
     "ActionTokenizer",
     "ActionTokenizerError",
     "ActionValueError",
+    "ActionVocabulary",
     "BinningTokenizer",
     "ChunkSample",
     "Episodes",

@@ -26,11 +26,11 @@ def test_the_checks_hold_in_this_environment(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("transformers", reason="transformers is not installed")
-    monkeypatch.setattr(recipe, "ROUTES", ("shim", "registration"))
+    monkeypatch.setattr(recipe, "ROUTES", ("shim",))  # the others are cheaper without a process of their own
     assert recipe.main(["--releases", "5"]) == 0
     out = capsys.readouterr().out
-    assert out.count("| ok |") == 8
-    assert "| registration | residual_vq | ResidualVQTokenizer, 256 ids identical | ok |" in out
+    assert out.count("| ok |") == 4
+    assert "| shim | residual_vq | ResidualVQTokenizer, 256 ids identical | ok |" in out
     assert "identical ids: yes" in out
 
 
