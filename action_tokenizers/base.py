@@ -12,11 +12,19 @@ from typing import Any, ClassVar, ParamSpec, Self, TypeVar
 import torch
 from torch import nn
 
+from action_tokenizers.artifact import MOST_CHUNK_VALUES
 from action_tokenizers.data.episodes import Episodes
 from action_tokenizers.data.relative import Relative
 from action_tokenizers.data.sample import ChunkSample
 from action_tokenizers.doors import hold_last, is_chunk_list, open_actions, open_ids, open_mask
-from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError, NotFittedError, TokenError
+from action_tokenizers.errors import (
+    ActionShapeError,
+    ActionTokenizerError,
+    ActionValueError,
+    FormatError,
+    NotFittedError,
+    TokenError,
+)
 from action_tokenizers.hub import PretrainedMixin
 from action_tokenizers.ranges import Range, fit_range
 from action_tokenizers.reading import Reading
@@ -169,6 +177,9 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         """Return an empty range with these keys; the loader fills it."""
         empty = torch.empty(len(keys), self._action_dim or 0, dtype=torch.float32)
         return Range(empty, empty, keys)
+
+    def _settled(self) -> None:
+        """Follow a horizon or action_dim that was open until now."""
 
     def _check_params(self) -> None:
         """Raise ActionValueError or ActionShapeError for parameters outside their domain; facts are known."""
@@ -547,8 +558,14 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         name, pad_id = fact.removeprefix("_"), self.pad_id
         if before is None and isinstance(value, Integral) and not isinstance(value, bool) and value > 0:
             setattr(self, fact, int(value))
-            if self.pad_id == pad_id:
-                return
+            try:
+                self._check_params()
+                if self.pad_id == pad_id:
+                    self._settled()
+                    return
+            except ActionTokenizerError:
+                setattr(self, fact, before)
+                raise
             setattr(self, fact, before)  # the ids would change their meaning
         raise ActionShapeError(f"expected {name} {before or 'as in the calls'}, got {value!r}; refit for another one")
 
@@ -587,8 +604,10 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
                 raise ActionShapeError(f"expected {name}= in this call, because the fit left it open; got none")
             if given is not None and (given < 1 or fitted not in (None, given)):
                 raise ActionShapeError(f"expected {name} {fitted or '>= 1'}, got {given}; refit for another one")
-        t, d = (fitted if given is None else given for given, fitted in facts.values())
-        return int(t or 0), int(d or 0)
+        t, d = (int((fitted if given is None else given) or 0) for given, fitted in facts.values())
+        if t * d > MOST_CHUNK_VALUES:
+            raise ActionShapeError(f"expected a chunk of at most {MOST_CHUNK_VALUES} values, got {t} steps x {d} dims")
+        return t, d
 
     def _read(self, ids: Any, horizon: int | None, action_dim: int | None) -> Reading:
         fitted = self._fitted_range()
@@ -612,6 +631,10 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         """Encode chunks of several lengths: one call per length, rows padded to the longest."""
         if any(not hasattr(a, "ndim") or a.ndim != 2 for a in actions):
             raise ActionShapeError("expected a list of chunks (t_i, d), got other shapes in the list")
+        if self._action_dim is None and len({a.shape[1] for a in actions}) > 1:
+            raise ActionShapeError(
+                f"expected chunks of one action_dim in a list, got {sorted({a.shape[1] for a in actions})}"
+            )
         groups: dict[int, list[int]] = {}
         for i, chunk in enumerate(actions):
             groups.setdefault(chunk.shape[0], []).append(i)

@@ -20,7 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from action_tokenizers import __version__
-from action_tokenizers.base import ActionTokenizer, Progress, range_of
+from action_tokenizers.base import ActionTokenizer, Progress
 from action_tokenizers.data import ChunkSample, Episodes, Relative, chunks, default_horizon
 from action_tokenizers.diagnostics.compare import COLUMNS, Comparison, compare
 from action_tokenizers.diagnostics.error import two_valued
@@ -223,7 +223,13 @@ def _import(options: argparse.Namespace) -> None:
                 "tokenizer, which has a range of its own"
             )
         episodes = _load(options.range_from, options)
-        tokenizer = tokenizer.with_range(range_of(ChunkSample().add(episodes, options.horizon or 1)))
+        tokenizer = tokenizer.with_range(ChunkSample().add(episodes, options.horizon or 1))
+    if options.limit is not None:
+        if not isinstance(tokenizer, PublishedFASTTokenizer):
+            raise ActionValueError(
+                f"expected a published FAST tokenizer beside --limit, got {tokenizer.tokenizer_type}"
+            )
+        tokenizer = tokenizer.with_limit(options.limit)
     folder = tokenizer.save_pretrained(options.out)
     _print_facts(_facts_of(tokenizer) | {"folder": str(folder)}, options.json)
 
@@ -247,6 +253,7 @@ def _compare(options: argparse.Namespace) -> None:
     for spec in options.tokenizers or list(FAMILIES):
         saved = Path(spec).is_dir() or "/" in spec.partition(":")[0]
         name = Path(spec).name if saved else spec
+        name = spec if name in tokenizers else name
         if name in tokenizers:
             raise ActionValueError(f"expected every tokenizer once, got {name!r} twice")
         if saved:
@@ -492,6 +499,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", required=True, metavar="DIR")
     verb.add_argument("--range-from", metavar="DATA", help="give it the q01-q99 range of this data set")
     verb.add_argument("--horizon", type=_positive, help="steps per chunk of --range-from (1)")
+    verb.add_argument("--limit", type=float, help="largest |action| to expect, in normalised units (5)")
     _columns(verb)
 
     verb = _verb(verbs, "export", _export, "write an imported FAST tokenizer back as the published files")

@@ -220,6 +220,10 @@ class PretrainedMixin:
                 raise ActionValueError(f"expected license as the Hub names it, such as 'apache-2.0', got {license!r}")
             config["provenance"]["license"] = license
         if vocabulary is not None:
+            if not hasattr(vocabulary, "check"):
+                raise ActionValueError(
+                    f"expected an ActionVocabulary, got a {type(vocabulary).__name__}; see from_json"
+                )
             vocabulary.check(self)
         given = {VOCABULARY: vocabulary, AUDIT: audit}
         beside = self._beside | {name: _json_of(value) for name, value in given.items() if value is not None}
@@ -244,12 +248,16 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     data = _read(file, MOST_CONFIG_BYTES)
     try:
-        value = json.loads(data)
+        value = json.loads(data, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"expected JSON in {file}, got {error}; the file is damaged") from error
     if not isinstance(value, dict):
         raise FormatError(f"expected a JSON object in {file}, got a {type(value).__name__}")
     return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name}, which JSON does not have")
 
 
 def _json_of(value: Any) -> Any:
@@ -282,7 +290,7 @@ def _is_ours(config: bytes) -> bool:
 
 def _refuse_foreign(folder: Path) -> None:
     """Never write over a model that somebody trained: its files have the names of ours."""
-    held = [name for name in OURS if name != CARD and (folder / name).is_file()]
+    held = [name for name in OURS if (folder / name).is_file()]
     if held and not ((folder / CONFIG).is_file() and _is_ours((folder / CONFIG).read_bytes())):
         raise FormatError(
             f"expected a new folder or one of ours, got files of something else in {folder}, which would be "

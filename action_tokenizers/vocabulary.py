@@ -4,7 +4,7 @@ Through text, ids change: OpenVLA's id 31881 is an invisible character, and Qwen
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -486,6 +486,8 @@ def _whole(value: Any, name: str) -> int:
 
 def _integers(rows: Any) -> torch.Tensor:
     """Return a table as `(m,)` int64 on the CPU."""
+    if not isinstance(rows, Iterable):
+        raise TokenError(f"expected rows as a sequence of integers, got {rows!r}")
     values = rows.tolist() if isinstance(rows, np.ndarray | torch.Tensor) else list(rows)
     for row in values:
         if not isinstance(row, int | np.integer) or isinstance(row, bool) or abs(int(row)) >= MOST_ROWS:

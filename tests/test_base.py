@@ -748,3 +748,9 @@ def test_range_of_is_what_a_fit_learns():
         found = range_of(sample, strategy)
         assert torch.equal(found.low, fitted.range.low)
         assert torch.equal(found.high, fitted.range.high)
+
+
+def test_a_shape_beyond_memory_is_refused():
+    fitted = BinningTokenizer(bins=4, horizon=None).fit(EPISODES[:4].actions)
+    with pytest.raises(ActionShapeError, match="at most"):
+        fitted.try_decode([1, 2], horizon=1 << 40)

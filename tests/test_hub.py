@@ -453,10 +453,11 @@ def test_the_model_of_somebody_else_is_not_overwritten(held, text, tmp_path):
     assert files(tmp_path) == before
 
 
-def test_a_folder_that_has_only_a_readme_is_new(tmp_path):
-    (tmp_path / CARD).write_text("to be written")
-    fit("binning").save_pretrained(tmp_path)
-    assert set(files(tmp_path)) == ALWAYS
+def test_the_readme_of_a_project_is_not_overwritten(tmp_path):
+    (tmp_path / CARD).write_text("# My project")
+    with pytest.raises(FormatError, match=r"README\.md"):
+        fit("binning").save_pretrained(tmp_path)
+    assert files(tmp_path) == {CARD: b"# My project"}
 
 
 # ---- what travels with it ---------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from action_tokenizers.base import ActionTokenizer, Progress, range_of
+from action_tokenizers.base import ActionTokenizer, Progress
 from action_tokenizers.data import ChunkSample, Episodes, default_horizon
 from action_tokenizers.diagnostics.codebook import next_token_entropy, shift_overlap, undecodable_rate, usage
 from action_tokenizers.diagnostics.error import (
@@ -243,7 +243,7 @@ def _fit_all(
         if progress is not None:
             progress("fit", done, len(tokenizers))
         if _takes_normalised(tokenizer):
-            fitted[name] = tokenizer.with_range(range_of(sample))
+            fitted[name] = tokenizer.with_range(sample)
             notes.append(f"{name} takes normalised actions: it was given the q01-q99 range of the training episodes")
             continue
         if tokenizer.is_fitted:

@@ -65,8 +65,9 @@ class ActionLogitsProcessor:
         vocabulary.check(tokenizer)
         if (start is None) == (begin_id is None):
             raise ActionValueError(f"expected start= or begin_id=, got {start} and {begin_id}")
-        if start is not None and start < 0:
-            raise ActionValueError(f"expected start >= 0, the length of the prompts, got {start}")
+        for name, place in (("start", start), ("begin_id", begin_id)):
+            if place is not None and (isinstance(place, bool) or not isinstance(place, int) or place < 0):
+                raise ActionValueError(f"expected {name} >= 0, an integer, got {place!r}")
         if begin_id is not None and (begin_id == vocabulary.end_id or bool((vocabulary.rows == begin_id).any())):
             raise ActionValueError(f"expected a begin_id that is no action and no end mark, got {begin_id}")
         self.tokenizer = tokenizer
@@ -78,6 +79,7 @@ class ActionLogitsProcessor:
         self._rest = vocabulary.end_id if vocabulary.pad_id is None else vocabulary.pad_id
         self._width = max(int(vocabulary.rows.max()), vocabulary.end_id, self._rest) + 1
         self._seen = -1
+        self._begun = torch.empty(0, 0, dtype=torch.int64)  # what the generation at hand began with
         self.max_new_tokens = tokenizer.max_tokens_for(horizon, action_dim) + 1
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -95,7 +97,11 @@ class ActionLogitsProcessor:
             )
         n = input_ids.shape[1]
         # any later call is one id longer: what that id is was our choice, or that of a search without hope
-        strict, self._seen = n != self._seen + 1, n
+        begun = self._begun.to(input_ids.device)
+        goes_on = n == self._seen + 1 and torch.equal(input_ids[:, : begun.shape[1]], begun)
+        strict, self._seen = not goes_on, n
+        if strict:
+            self._begun = input_ids.clone()
         lengths = self._lengths(input_ids)
         actions, ended = self._read(input_ids, lengths, strict)
         if strict:

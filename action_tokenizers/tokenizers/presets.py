@@ -21,6 +21,9 @@ from action_tokenizers.tokenizers.binning import BEYOND, BinningTokenizer
 
 __all__ = ["PresetTokenizer", "gato", "octo", "openpi", "openvla", "rt1"]
 
+MOST_DIMS = 1 << 16
+LARGEST = 1e38  # the published formulas compute in float32
+
 _Floats = npt.NDArray[np.floating[Any]]
 
 
@@ -356,8 +359,11 @@ def openpi(
 
 
 def _preset(system: str, action_dim: int, low: Any, high: Any, key: str, **own: Any) -> PresetTokenizer:
-    if isinstance(action_dim, bool) or not isinstance(action_dim, int | np.integer) or action_dim < 1:
-        raise ActionShapeError(f"expected action_dim an integer >= 1, got {action_dim!r}")
+    whole = isinstance(action_dim, int | np.integer) and not isinstance(action_dim, bool)
+    if not whole or not 1 <= action_dim <= MOST_DIMS:
+        raise ActionShapeError(f"expected action_dim an integer from 1 to {MOST_DIMS}, got {action_dim!r}")
+    if not isinstance(key, str):
+        raise ActionValueError(f"expected key a name, got {key!r}")
     if (low is None) != (high is None):
         raise ActionValueError("expected both low and high, or neither, got one of them")
     d = int(action_dim)
@@ -370,6 +376,8 @@ def _preset(system: str, action_dim: int, low: Any, high: Any, key: str, **own: 
             raise ActionShapeError(
                 f"expected low and high one number or {d}, one per dim, got others: {error}"
             ) from error
+        if bool((np.isfinite(lower) & np.isfinite(upper) & (upper - lower > LARGEST)).any()):
+            raise ActionValueError(f"expected high - low of at most {LARGEST}, got {low!r} and {high!r}")
         # in full precision beside the float32 Range: statistics come as float64, and decoding is to be exact
         tokenizer = PresetTokenizer(system=system, range=Range(lower.tolist(), upper.tolist(), (key,)), **own)
         return tokenizer._without_data(d, key, lower, upper)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from action_tokenizers.base import ActionTokenizer, Progress
+from action_tokenizers.base import ActionTokenizer, Progress, range_of
 from action_tokenizers.codecs.byte_bpe import (
     ByteTables,
     allowed_rows,
@@ -32,6 +32,7 @@ from action_tokenizers.codecs.byte_text import MOST_CHARACTER, write_characters
 from action_tokenizers.codecs.dct import coefficient_bound, dct_matrix, idct
 from action_tokenizers.codecs.symbols import pack_rows
 from action_tokenizers.codecs.threads import over_rows
+from action_tokenizers.data.sample import ChunkSample
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
 from action_tokenizers.folder import write_folder
 from action_tokenizers.ranges import OpenRange, Range
@@ -42,6 +43,7 @@ __all__ = ["PublishedFASTTokenizer"]
 CONFIG, PROCESSOR, TOKENIZER = "config.json", "processor_config.json", "tokenizer.json"
 # releases of transformers differ in where they look for it
 PLACES = (TOKENIZER, f"bpe_tokenizer/{TOKENIZER}")
+PROCESSOR_CLASS = "UniversalActionProcessor"
 REMOTE_CODE = "physical-intelligence/fast--processing_action_tokenizer.UniversalActionProcessor"
 PIECE = 256
 MOST_HORIZON = 4096
@@ -121,6 +123,10 @@ class PublishedFASTTokenizer(ActionTokenizer, name="published_fast"):
             ActionValueError: a limit that is no finite number above 0.
         """
         path = Path(folder)
+        if (path / CONFIG).is_file():
+            raise FormatError(
+                f"expected published FAST files in {path}, got a {CONFIG} too; from_pretrained loads ours"
+            )
         config = read_json_file(path / PROCESSOR)
         file = next((path / place for place in PLACES if (path / place).is_file()), path / TOKENIZER)
         tokens, merges = read_byte_level(file)
@@ -151,7 +157,7 @@ class PublishedFASTTokenizer(ActionTokenizer, name="published_fast"):
         What the format has no place for stays behind: the limit and, if there is one, the range.
 
         Raises:
-            FormatError: the folder holds a config.json: a saved tokenizer, or a model, whose files these would replace.
+            FormatError: the folder holds a saved tokenizer, a model or a text tokenizer, whose files would be replaced.
         """
         tables = self._entries()
         encoding = write_byte_level(tables, self.merges.cpu().numpy())
@@ -159,7 +165,7 @@ class PublishedFASTTokenizer(ActionTokenizer, name="published_fast"):
             "action_dim": self.action_dim,
             "auto_map": {"AutoProcessor": REMOTE_CODE},
             "min_token": self._params["min_token"],
-            "processor_class": "UniversalActionProcessor",
+            "processor_class": PROCESSOR_CLASS,
             "scale": self._params["scale"],
             "time_horizon": self.horizon,
             "vocab_size": self._params["vocab_size"],
@@ -167,7 +173,7 @@ class PublishedFASTTokenizer(ActionTokenizer, name="published_fast"):
         wrapper = {
             "added_tokens_decoder": {},
             "clean_up_tokenization_spaces": False,
-            "processor_class": "UniversalActionProcessor",
+            "processor_class": PROCESSOR_CLASS,
             "tokenizer_class": "PreTrainedTokenizerFast",
         }
         files: dict[str, bytes] = {}
@@ -178,26 +184,51 @@ class PublishedFASTTokenizer(ActionTokenizer, name="published_fast"):
                 f"{inside}tokenizer_config.json": _json(wrapper),
                 f"{inside}special_tokens_map.json": _json({}),
             }
-        if (Path(folder) / CONFIG).is_file():
+        files[PROCESSOR] = _json(config)
+        held = [name for name in (CONFIG, *files) if (Path(folder) / name).exists()]
+        if held and (CONFIG in held or not _is_published(Path(folder) / PROCESSOR)):
             raise FormatError(
-                f"expected a folder without a {CONFIG} to export to, got {folder}, which holds another model"
+                f"expected a new folder to export to, or an earlier export, got files of something else in {folder}, "
+                f"which would be overwritten: {', '.join(held)}"
             )
-        return write_folder(folder, {**files, PROCESSOR: _json(config)}, ())
+        return write_folder(folder, files, ())
 
-    def with_range(self, range: Range) -> Self:
-        """Return a copy that maps actions to [-1, 1] by `range` itself, clipped, as tokenizers fitted here do.
+    def with_limit(self, limit: float) -> Self:
+        """Return a copy that expects actions up to ±`limit`, in normalised units.
+
+        Raises:
+            ActionValueError: no finite number above 0, or one that no character can stand for.
+        """
+        other = copy.deepcopy(self)
+        other._params["limit"] = limit
+        other._check_params()
+        other._settled()
+        return other
+
+    def with_range(self, range: Range | ChunkSample) -> Self:
+        """Return a copy that maps actions to [-1, 1] by itself, clipped, as tokenizers fitted here do.
+
+        Args:
+            range: what becomes -1 and +1; or a sample of chunks, whose q01 and q99 do and whose source is remembered.
 
         Raises:
             ActionShapeError: a range of another action_dim than the tokenizer's.
             ActionValueError: no `Range`.
         """
+        told = {}
+        if isinstance(range, ChunkSample):
+            told = self._provenance_of(range)
+            range = range_of(range)
         if not isinstance(range, Range):
-            raise ActionValueError(f"expected a Range, got a {type(range).__name__}; Range(low, high) makes one")
+            raise ActionValueError(
+                f"expected a Range or a ChunkSample, got a {type(range).__name__}; Range(low, high) makes one"
+            )
         if self._action_dim not in (None, range.action_dim):
             raise ActionShapeError(f"expected a range of action_dim {self._action_dim}, got {range.action_dim}")
         other = copy.deepcopy(self)
         other._params["range"] = range
         other._action_dim = range.action_dim
+        other._provenance = {**self._provenance, **told}
         other.range = Range(range.low, range.high, range.keys)
         other._beside.pop("audit.json", None)  # it measured another map
         return other
@@ -249,6 +280,10 @@ class PublishedFASTTokenizer(ActionTokenizer, name="published_fast"):
         super()._forget()
         self._tables_cache: ByteTables | None = None
 
+    def _settled(self) -> None:
+        fitted = self._fitted_range()
+        self.range = self._allocate_range(fitted.keys).to(fitted.low.device)
+
     def _allocate_range(self, keys: Sequence[str]) -> Range:
         if isinstance(self._params["range"], Range):
             return super()._allocate_range(keys)
@@ -262,6 +297,8 @@ class PublishedFASTTokenizer(ActionTokenizer, name="published_fast"):
         self.register_buffer("merges", torch.zeros(sizes["merges"], 3, dtype=torch.int32))
 
     def _check_params(self) -> None:
+        if (self._horizon or 1) > MOST_HORIZON:
+            raise ActionShapeError(f"expected a horizon of at most {MOST_HORIZON} steps, got {self._horizon}")
         self._whole("vocab_size", 1)
         self._positive("limit")
         if not isinstance(self._params["range"], Range) and self._params["range"] != "open":
@@ -428,6 +465,13 @@ class PublishedFASTTokenizer(ActionTokenizer, name="published_fast"):
     def _max_tokens(self, horizon: int, action_dim: int) -> int:
         _, high = self._characters(horizon)
         return horizon * action_dim * (1 if high < 0x80 else 2 if high < 0x800 else 3)
+
+
+def _is_published(file: Path) -> bool:
+    try:
+        return read_json_file(file).get("processor_class") == PROCESSOR_CLASS
+    except FormatError:
+        return False
 
 
 def _json(value: Any) -> bytes:

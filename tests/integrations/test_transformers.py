@@ -330,3 +330,17 @@ def test_registering_without_transformers(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtraError, match=r"action-tokenizers\[transformers\]"):
         register()
+
+
+def test_another_prompt_of_one_id_more_is_a_new_generation():
+    """Its action part is checked, although the call looks like the next of the generation before."""
+    processor = processor_of(FIXED, begin_id=BEGIN)
+    open_rows(processor, [[BEGIN, TEXT, TEXT]])
+    with pytest.raises(TokenError, match="action part"):
+        processor(torch.tensor([[BEGIN, 7, 7, 7]]), torch.zeros(1, ROWS))
+
+
+@pytest.mark.parametrize("where", [{"start": 1.5}, {"start": True}, {"begin_id": -1}, {"begin_id": [1, 2]}])
+def test_a_place_that_is_no_place(where):
+    with pytest.raises(ActionValueError, match=">= 0, an integer"):
+        processor_of(FIXED, **where)
