@@ -343,3 +343,23 @@ def test_push_and_load_by_name(tmp_path, data):
         assert refused.returncode == 2
         assert "me/tok" in refused.stderr
         assert refused.stderr.count("\n") == 1
+
+
+@needs_published
+def test_import_with_another_limit(run, tmp_path):
+    code, out, _ = run("import", FAST_PLUS, "--out", tmp_path / "t", "--limit", "3", "--json")
+    assert code == 0
+    assert facts(out)["params"]["limit"] == "3.0"
+    assert ActionTokenizer.from_pretrained(tmp_path / "t").get_params()["limit"] == 3
+    code, _, told = run("import", FAST_PLUS, "--out", tmp_path / "u", "--limit", "-1")
+    assert code == 2
+    assert "limit" in told
+
+
+def test_compare_tells_folders_of_one_name_apart(run, data, tmp_path):
+    for place in ("one", "two"):
+        run("fit", "fast:vocab_size=200", data, "--out", tmp_path / place / "fast", "--horizon", 8)
+    names = [str(tmp_path / place / "fast") for place in ("one", "two")]
+    code, out, _ = run("compare", data, "fast:vocab_size=300", *names, "--horizon", 8, "--json")
+    assert code == 0
+    assert list(facts(out)["tokenizers"]) == ["fast:vocab_size=300", "fast", names[1]]

@@ -493,3 +493,13 @@ def test_openvla_with_statistics_equals_torchrls():
     found, expected = (32000 - 1 - ours.encode(x)).reshape(x.shape), theirs.encode(x)
     assert (found - expected).abs().max() <= 1
     assert (found != expected).float().mean() < 1e-4
+
+
+@pytest.mark.parametrize("make", [openvla, rt1, octo, openpi])
+def test_bounds_beyond_the_published_arithmetic(make):
+    with pytest.raises(ActionValueError, match="at most 1e"):
+        make(1, low=-3e38, high=3e38)
+    with pytest.raises(ActionValueError, match="key a name"):
+        make(1, key=3)
+    with pytest.raises(ActionShapeError, match="65536"):
+        make(1 << 40)
