@@ -10,6 +10,7 @@ import scipy.stats
 import torch
 
 from action_tokenizers import (
+    ActionShapeError,
     ActionTokenizer,
     ActionTokenizerError,
     ActionValueError,

@@ -447,7 +447,7 @@ def test_longer_than_any_chunk(tmp_path):
     for call, given in ((tokenizer.encode, np.zeros((4097, 1))), (tokenizer.quantize, np.zeros((1, 4097, 1)))):
         with pytest.raises(ActionShapeError, match="at most 4096 steps, got 4097"):
             call(given)
-    with pytest.raises(ActionShapeError, match="at most (4096 steps|67108864 values)"):
+    with pytest.raises(ActionShapeError, match=r"at most (4096 steps|67108864 values)"):
         tokenizer.decode([1], horizon=1 << 40, action_dim=1)
 
 
