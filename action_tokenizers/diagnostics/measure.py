@@ -1,0 +1,153 @@
+"""`Measure`: a number with its interval, what kind of statement it is, and what it rests on.
+
+The unit of independence is the episode: steps of one episode are copies of each other, so every interval here is over
+per-episode values. Intervals marked *guaranteed* hold for any law of the episodes (within the stated bounds), at any
+sample size; the bootstrap-t is approximate, and falls short on heavy tails and few episodes.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from action_tokenizers.errors import ActionValueError
+
+__all__ = ["Kind", "Measure", "bernstein", "bootstrap_t", "clopper_pearson", "hoeffding"]
+
+Values = npt.NDArray[np.float64]
+LEVEL = 0.95
+RESAMPLES = 2000
+
+
+class Kind(StrEnum):
+    """What a number says about the quantity it is named after."""
+
+    EXACT = "exact"  # a property of the tokenizer, computed
+    LOWER = "lower"  # a search found this much; the truth may be larger
+    UPPER = "upper"  # a bound; the truth may be smaller
+    UNBIASED = "unbiased"  # the mean of the estimate is the quantity
+    CONSISTENT = "consistent"  # with more episodes it becomes the quantity
+    PROXY = "proxy"  # another quantity that tends to go along with it
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of an audit.
+
+    Attributes:
+        name: unique within an audit.
+        value: the number; None where the data cannot show it.
+        unit: such as `half range`, `bits`, `share of episodes`.
+        kind: what kind of statement it is.
+        interval: lower and upper end, `LEVEL` of the time around the quantity; None: there is none.
+        method: how the interval was made.
+        n: sample sizes by name, `episodes` among them where it rests on data.
+        caveat: what a reader must know to not over-read it.
+        parts: the same number per dim, per position, per perturbation and so on.
+    """
+
+    name: str
+    value: float | None
+    unit: str
+    kind: Kind
+    interval: tuple[float, float] | None = None
+    method: str | None = None
+    n: dict[str, int] = field(default_factory=dict)
+    caveat: str = ""
+    parts: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON types; what is not finite becomes null."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
+
+def bootstrap_t(values: npt.ArrayLike, *, seed: int = 0, level: float = LEVEL) -> tuple[float, float] | None:
+    """Return an approximate interval of the mean of per-episode `values (n,)`; None for fewer than two.
+
+    Studentized: resampled deviations are divided by their own standard error, so that it widens on small and skewed
+    samples, where the percentile bootstrap covers .81 to .90.
+
+    Example:
+        >>> low, high = bootstrap_t(np.random.default_rng(0).normal(size=50))
+        >>> low < 0.1 < high
+        True
+    """
+    x = np.asarray(values, np.float64)
+    n = len(x)
+    if n < 2:
+        return None
+    mean, error = float(x.mean()), float(x.std(ddof=1)) / math.sqrt(n)
+    if error == 0:
+        return mean, mean
+    drawn = x[np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))]
+    means, errors = drawn.mean(1), drawn.std(1, ddof=1) / math.sqrt(n)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(means == mean, 0.0, (means - mean) / errors)
+    # equal draws have no spread: what they say about the tail is that it has no end
+    low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
+    return mean - float(high) * error, mean - float(low) * error
+
+
+def clopper_pearson(hits: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return the guaranteed interval of a probability seen `hits` times in `n` independent trials.
+
+    Example:
+        >>> low, high = clopper_pearson(0, 25)
+        >>> low, round(high, 3)
+        (0.0, 0.137)
+    """
+    from scipy.stats import beta
+
+    if not 0 <= hits <= n or n < 1:
+        raise ActionValueError(f"expected 0 <= hits <= n and n >= 1, got {hits} of {n}")
+    tail = (1 - level) / 2
+    low = 0.0 if hits == 0 else float(beta.ppf(tail, hits, n - hits + 1))
+    high = 1.0 if hits == n else float(beta.ppf(1 - tail, hits + 1, n - hits))
+    return low, high
+
+
+def hoeffding(values: npt.ArrayLike, low: float, high: float, level: float = LEVEL) -> tuple[float, float]:
+    """Return the guaranteed interval of the mean of independent `values (n,)` that lie in `low..high`.
+
+    Hoeffding 1963: half width (high - low) sqrt(ln(2 / (1 - level)) / 2n).
+    """
+    x = _within(values, low, high)
+    half = (high - low) * math.sqrt(math.log(2 / (1 - level)) / (2 * len(x)))
+    return max(low, float(x.mean()) - half), min(high, float(x.mean()) + half)
+
+
+def bernstein(values: npt.ArrayLike, low: float, high: float, level: float = LEVEL) -> tuple[float, float]:
+    """Return the guaranteed interval of the mean that profits from a small variance.
+
+    Empirical Bernstein (Audibert, Munos, Szepesvari 2009): half width sqrt(2 V ln(3/δ) / n) + 3 (high - low) ln(3/δ)
+    / n with the (biased) sample variance V and δ = 1 - level.
+    """
+    x = _within(values, low, high)
+    n, log = len(x), math.log(3 / (1 - level))
+    half = math.sqrt(2 * float(x.var()) * log / n) + 3 * (high - low) * log / n
+    return max(low, float(x.mean()) - half), min(high, float(x.mean()) + half)
+
+
+def _within(values: npt.ArrayLike, low: float, high: float) -> Values:
+    x = np.asarray(values, np.float64)
+    if not len(x) or not bool(((x >= low) & (x <= high)).all()):
+        raise ActionValueError(
+            f"expected at least one value, all in {low}..{high}, got {len(x)} with others among them"
+        )
+    return x
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
