@@ -14,6 +14,7 @@ from torch import nn
 
 from action_tokenizers.artifact import MOST_CHUNK_VALUES
 from action_tokenizers.data.episodes import Episodes
+from action_tokenizers.data.fingerprint import fingerprints
 from action_tokenizers.data.relative import Relative
 from action_tokenizers.data.sample import ChunkSample
 from action_tokenizers.doors import hold_last, is_chunk_list, open_actions, open_ids, open_mask
@@ -221,6 +222,11 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         self._settle("_action_dim", value)
 
     @property
+    def codes_steps_alone(self) -> bool:
+        """Whether the ids of a step depend on that step only, so that a chunk is no more than its steps."""
+        return not self._needs_horizon()
+
+    @property
     def time_horizon(self) -> int | None:
         """Another name for `horizon`, which starVLA and the published FAST processor use.
 
@@ -258,7 +264,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """What it was fitted on: library version, data sets, keys, fps, chunk count, sample digest."""
+        """What it was fitted on: library version, data sets, keys, fps, chunk count, sample digest, fingerprints."""
         return self._provenance
 
     @property
@@ -721,6 +727,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
             "chunks": len(sample.actions),
             "skipped_episodes": sample.skipped,
             "sample": sample.digest(),
+            "fingerprints": fingerprints(sample.actions),
             "relative": None if sample.relative is None else sample.relative.to_json(),
         }
 

@@ -6,7 +6,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["identity_hash", "priorities"]
+__all__ = ["identity_hash", "mix", "priorities"]
 
 WordArray = NDArray[np.uint64]
 
@@ -38,10 +38,10 @@ def identity_hash(key: str, source: str, episode: NDArray[np.int64], start: NDAr
     """
     name = blake2b(json.dumps([key, source, seed]).encode(), digest_size=8).digest()
     words = np.frombuffer(name, dtype="<u8").astype(np.uint64)
-    return _mix(_mix(words + episode.astype(np.uint64)) + start.astype(np.uint64))
+    return mix(mix(words + episode.astype(np.uint64)) + start.astype(np.uint64))
 
 
-def _mix(words: WordArray) -> WordArray:
+def mix(words: WordArray) -> WordArray:
     """Return the words after one step of the splitmix64 generator (Steele, Lea and Flood, 2014)."""
     words = words + np.uint64(0x9E3779B97F4A7C15)
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

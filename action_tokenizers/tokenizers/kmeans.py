@@ -64,6 +64,17 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
         self._fitted_range()
         return int(sum(self._sizes["codewords"])) + (not self._fixed_length())
 
+    def codewords(self) -> list[tuple[list[int], torch.Tensor]]:
+        """Return dims and codewords of each group, `(k, p, len(dims))` in range units, p = 1 or the horizon.
+
+        An action, clipped to the range, gets the codeword that is nearest to it in range units.
+        """
+        self._fitted_range()
+        return [
+            (dims, self._codebook(g).reshape(k, -1, len(dims)).clone())
+            for g, (dims, k) in enumerate(zip(self._groups(), self._sizes["codewords"], strict=True))
+        ]
+
     def _needs_horizon(self) -> bool:
         return bool(self._params["scope"] == "chunk")
 

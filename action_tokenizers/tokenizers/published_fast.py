@@ -273,6 +273,11 @@ class PublishedFASTTokenizer(ActionTokenizer, name="published_fast"):
     def _needs_horizon(self) -> bool:
         return False
 
+    @property
+    def codes_steps_alone(self) -> bool:
+        """False: a chunk of any horizon is transformed as a whole."""
+        return False
+
     def _fixed_length(self) -> bool:
         return False
 
