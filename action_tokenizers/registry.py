@@ -19,6 +19,7 @@ BUILT_IN = {
     "preset": "action_tokenizers.tokenizers.presets:PresetTokenizer",
     "published_fast": "action_tokenizers.tokenizers.published_fast:PublishedFASTTokenizer",
     "residual_vq": "action_tokenizers.tokenizers.residual_vq:ResidualVQTokenizer",
+    "trap": "action_tokenizers.diagnostics.known:TrapTokenizer",
 }
 # the built-in types that can be fitted on any data with their defaults
 FAMILIES = ("binning", "fast", "kmeans", "residual_vq")
