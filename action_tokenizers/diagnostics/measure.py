@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from action_tokenizers.errors import ActionValueError
 
-__all__ = ["Kind", "Measure", "bernstein", "bootstrap_t", "clopper_pearson", "hoeffding"]
+__all__ = ["Estimator", "Kind", "Measure", "bernstein", "bootstrap_t", "clopper_pearson", "hoeffding", "plain"]
 
 Values = npt.NDArray[np.float64]
 LEVEL = 0.95
@@ -60,9 +60,57 @@ class Measure:
     parts: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain JSON types; what is not finite becomes null."""
-        plain: dict[str, Any] = _plain(asdict(self))
-        return plain
+        """Return plain JSON types; what is not finite becomes null, and an infinite value is `unbounded`."""
+        told: dict[str, Any] = plain(asdict(self))
+        return {**told, "unbounded": self.value is not None and math.isinf(self.value)}
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """One row of the table of estimators: what a measure is, apart from its number. Every module lists its own.
+
+    Attributes:
+        name: of the measures it makes.
+        heading: what a report calls them.
+        unit: theirs.
+        kinds: the kinds they can be of; the first where nothing else is said.
+        meaning: what the number is, in a sentence.
+        caution: what it cannot say.
+        advice: what to do where it is bad.
+        source: the equation, theorem or paper it comes from.
+        function: where it is computed, from `diagnostics` on, such as `error.drift`.
+        test: the test with its known answer, such as `test_error.py::test_drift`.
+    """
+
+    name: str
+    heading: str
+    unit: str
+    kinds: tuple[Kind, ...]
+    meaning: str
+    caution: str
+    advice: str
+    source: str
+    function: str
+    test: str
+
+    def measure(
+        self,
+        value: float | None,
+        *,
+        kind: Kind | None = None,
+        interval: tuple[float, float] | None = None,
+        method: str | None = None,
+        n: dict[str, int] | None = None,
+        note: str = "",
+        parts: dict[str, Any] | None = None,
+    ) -> Measure:
+        """Return the number as a `Measure`; `note` is a caveat of this number, said after the row's own caution."""
+        settled = kind or self.kinds[0]
+        if settled not in self.kinds:
+            raise ActionValueError(f"expected a kind of {self.name} among {list(self.kinds)}, got {settled!r}")
+        caveat = f"{self.caution} {note}".strip()
+        shown = None if value is None else float(value)
+        return Measure(self.name, shown, self.unit, settled, interval, method, n or {}, caveat, parts or {})
 
 
 def bootstrap_t(values: npt.ArrayLike, *, seed: int = 0, level: float = LEVEL) -> tuple[float, float] | None:
@@ -141,13 +189,14 @@ def _within(values: npt.ArrayLike, low: float, high: float) -> Values:
     return x
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return `value` in plain JSON types; what is not finite becomes None."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

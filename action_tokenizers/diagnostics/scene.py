@@ -12,7 +12,7 @@ from action_tokenizers.data import Chunks, ChunkSample, Episodes, Relative
 from action_tokenizers.data.chunks import ChunkPlan, gather, plan_chunks
 from action_tokenizers.errors import ActionShapeError, NotFittedError
 
-__all__ = ["Coded", "Scene"]
+__all__ = ["Coded", "Scene", "key_of"]
 
 _Floats = npt.NDArray[np.float32]
 
@@ -52,7 +52,7 @@ class Coded:
     def quantize(self, tokenizer: ActionTokenizer, key: str) -> tuple[npt.NDArray[np.int64], _Floats]:
         """Return ids and decoded absolute actions."""
         ids = self.encode(tokenizer, key)
-        return ids, self._absolute(tokenizer.decode(ids, **self.shape, key=key))
+        return ids, self.absolute(tokenizer.decode(ids, **self.shape, key=key))
 
     def clip(self, tokenizer: ActionTokenizer, key: str) -> _Floats:
         """Return the absolute actions that an infinitely fine tokenizer of the same range would decode."""
@@ -61,9 +61,10 @@ class Coded:
             raise NotFittedError("expected a fitted tokenizer, got one that is not; call fit(data) first")
         row = fitted.index(key)
         low, high = (bound[row].cpu().numpy() for bound in (fitted.low, fitted.high))
-        return self._absolute(np.clip(self.actions, low, high))
+        return self.absolute(np.clip(self.actions, low, high))
 
-    def _absolute(self, actions: _Floats) -> _Floats:
+    def absolute(self, actions: _Floats) -> _Floats:
+        """Return `actions` `(n, t, d)`, coded like these chunks, as absolute ones."""
         if self.relative is None or self.reference is None:
             return actions
         return np.asarray(self.relative.invert(actions, self.reference))
@@ -113,15 +114,8 @@ class Scene:
         return cls(episodes, horizon, unit, plan, sample.actions, sample.episode, sample.skipped)
 
     def key_of(self, tokenizer: ActionTokenizer) -> str:
-        """Return the range key to use: the data's own, or a tokenizer's only one."""
-        if self.episodes.key in tokenizer.range_keys:
-            return self.episodes.key
-        if len(tokenizer.range_keys) == 1:
-            return tokenizer.range_keys[0]
-        raise ActionShapeError(
-            f"expected data of one of the keys {list(tokenizer.range_keys)}, got key {self.episodes.key!r}; "
-            "load the data with the right key= (--key)"
-        )
+        """Return the range key to use, see `key_of`."""
+        return key_of(tokenizer, self.episodes)
 
     def coded(self, tokenizer: ActionTokenizer) -> Coded:
         """Return the sampled chunks as `tokenizer` codes them."""
@@ -143,3 +137,19 @@ class Scene:
             recorded = gather(self.episodes[[i]], plan)
             coded = recorded if tokenizer.relative is None else gather(self.episodes[[i]], plan, tokenizer.relative)
             yield recorded.actions, Coded.of(coded, tokenizer.relative)
+
+
+def key_of(tokenizer: ActionTokenizer, episodes: Episodes) -> str:
+    """Return the range key to use: the data's own, or a tokenizer's only one.
+
+    Raises:
+        ActionShapeError: neither.
+    """
+    if episodes.key in tokenizer.range_keys:
+        return episodes.key
+    if len(tokenizer.range_keys) == 1:
+        return tokenizer.range_keys[0]
+    raise ActionShapeError(
+        f"expected data of one of the keys {list(tokenizer.range_keys)}, got key {episodes.key!r}; "
+        "load the data with the right key= (--key)"
+    )

@@ -1,15 +1,72 @@
 import numpy as np
 import pytest
 
+from action_tokenizers import BinningTokenizer, Episodes, FASTTokenizer, KMeansTokenizer, Range, ResidualVQTokenizer
+from action_tokenizers.data import smooth_episodes
 from action_tokenizers.diagnostics.error import (
-    border_jump,
-    drift,
+    ESTIMATORS,
+    clipping,
+    error_max,
+    error_mean,
+    error_quantiles,
     error_split,
-    gripper_flips,
-    hold_bias,
-    two_valued,
+    error_sup,
+    far,
+    share_of_episodes,
     unit_of,
 )
+from action_tokenizers.diagnostics.known import Trap, binning_control
+from action_tokenizers.diagnostics.measure import Kind, bootstrap_t
+from action_tokenizers.diagnostics.subject import Subject
+from action_tokenizers.tokenizers.presets import openvla
+
+EPSILON = 2.0**-7
+
+
+@pytest.fixture(scope="module")
+def trapped():
+    """The E4 table of the trap and its controls, in raw actions: 128 chains of 1507 steps."""
+    trap = Trap(EPSILON)
+    episodes = trap.demonstrations(128, seed=None)
+    tokenizers = {
+        "trap": trap.tokenizer(1),
+        "bins": binning_control(2 * EPSILON, 1),
+        "wide bins": binning_control(0.178, 1),
+    }
+    return {name: Subject.of(tokenizer, episodes, 1, np.ones(1)) for name, tokenizer in tokenizers.items()}
+
+
+@pytest.fixture(scope="module")
+def split():
+    return smooth_episodes(30, length=(30, 50), action_dim=3, seed=0).split(0.4, seed=0)
+
+
+@pytest.fixture(scope="module")
+def subjects(split):
+    train, test = split
+    fitted = {
+        "binning": BinningTokenizer(horizon=8, bins=16),
+        "kmeans": KMeansTokenizer(horizon=8, codebook_size=16),
+        "residual_vq": ResidualVQTokenizer(horizon=8, levels=2, codebook_size=16),
+        "fast": FASTTokenizer(horizon=8, vocab_size=256),
+    }
+    unit = unit_of(test.actions)
+    return {name: Subject.of(tokenizer.fit(train), test, 8, unit) for name, tokenizer in fitted.items()}
+
+
+def per_episode(subject, split):
+    """The errors of each episode, by hand: chunk after chunk, the last one padded by repetition."""
+    errors = []
+    for action in split[1].actions:
+        missing = -len(action) % 8
+        padded = np.concatenate([action, np.repeat(action[-1:], missing, 0)]).reshape(-1, 8, 3)
+        decoded = subject.tokenizer.quantize(padded).reshape(-1, 3)[: len(action)]
+        errors.append((decoded.astype(np.float64) - action) / subject.unit)
+    return errors
+
+
+def part(measure, threshold):
+    return next(row for row in measure.parts["curve"] if row["t"] == threshold)
 
 
 def test_unit_is_half_the_span_and_1_for_a_constant_dim():
@@ -31,52 +88,250 @@ def test_error_splits_into_clipping_and_cells():
     assert split["mse_per_dim"] == [split["mse"]]
 
 
-def brute_drift(error, window):
-    w = min(window, len(error))
-    return max(np.linalg.norm(error[i : i + w].mean(0)) for i in range(len(error) - w + 1))
+def test_the_trap_looks_harmless_by_its_mean_and_quantiles(trapped):
+    expected = {"trap": (0.0444, 0.0460), "bins": (0.0078, 0.0078), "wide bins": (0.0888, 0.0890)}
+    for name, (mean, quantile) in expected.items():
+        assert error_mean(trapped[name]).value == pytest.approx(mean, rel=0.05)
+        found = error_quantiles(trapped[name])
+        assert found.value == found.parts["0.999"] == pytest.approx(quantile, rel=0.05)
+        assert found.kind is Kind.CONSISTENT
 
 
-def test_drift_is_the_largest_windowed_mean_error():
+def test_episodes_show_what_steps_hide(trapped):
+    shares = {name: part(error_max(subject), 0.5) for name, subject in trapped.items()}
+    assert shares["trap"]["share"] == pytest.approx(0.431, rel=0.05)
+    assert shares["trap"]["interval"][0] > 0.3
+    for name in ("bins", "wide bins"):
+        assert shares[name]["share"] == 0
+        # none of n: at most 3.7 / n, two-sided
+        assert shares[name]["interval"] == pytest.approx([0, 3.7 / 128], rel=0.05)
+
+
+def test_the_worst_case_of_the_trap_and_its_controls_is_exact(trapped):
+    expected = {"trap": 0.991, "bins": 0.0078, "wide bins": 0.089}
+    for name, value in expected.items():
+        found = error_sup(trapped[name])
+        assert found.kind is Kind.EXACT
+        assert found.value == pytest.approx(value, rel=0.05)
+        assert found.parts["clipped"] == 0
+    assert error_sup(trapped["trap"]).parts["ratio"] > 20
+
+
+@pytest.mark.parametrize("name", ["binning", "kmeans", "residual_vq", "fast"])
+def test_the_mean_error_is_that_of_the_episodes(subjects, split, name):
+    subject = subjects[name]
+    errors = per_episode(subject, split)
+    means = [np.linalg.norm(e, axis=1).mean() for e in errors]
+    found = error_mean(subject)
+    assert found.value == pytest.approx(np.mean(means))
+    assert found.interval == pytest.approx(bootstrap_t(means))
+    assert found.parts["mse"] == pytest.approx(np.mean([(e**2).mean() for e in errors]))
+    assert found.parts["per_dim"] == pytest.approx(np.mean([np.abs(e).mean(0) for e in errors], axis=0))
+    third = np.concatenate([np.linalg.norm(e, axis=1)[3::8] for e in errors])
+    assert found.parts["per_position"][3] == pytest.approx(third.mean())
+    assert found.n == {"episodes": 12, "chunks": len(subject), "steps": sum(map(len, errors))}
+    assert error_max(subject).parts["maxima"] == pytest.approx([np.linalg.norm(e, axis=1).max() for e in errors])
+
+
+@pytest.mark.parametrize("name", ["binning", "kmeans", "residual_vq", "fast"])
+def test_the_guaranteed_interval_rests_on_the_largest_error_there_can_be(subjects, name):
+    subject = subjects[name]
+    found = error_mean(subject).parts["guaranteed"]
+    assert found["low"] <= found["mean"] <= found["high"] <= found["bound"] + 1e-5
+    exact = error_sup(subject)
+    if exact.kind is Kind.LOWER:
+        assert found["bound"] >= exact.value
+    else:
+        assert found["bound"] == exact.value
+
+
+def test_actions_that_are_not_clipped_have_no_guarantee(split):
+    _, test = split
+    subject = Subject.of(openvla(3), test, 8, np.ones(3))
+    found = error_mean(subject)
+    assert found.parts["guaranteed"] is None
+    assert "not clipped" in clipping(subject).caveat
+    # its cells are laid in raw actions: 255 of them between -1 and 1, and the last id is hit by 1 alone
+    assert error_sup(subject).parts["per_dim"] == pytest.approx([1 / 255] * 3, rel=1e-4)
+
+
+def test_few_steps_are_no_quantile(split):
+    train, test = split
+    subject = Subject.of(BinningTokenizer(horizon=8).fit(train), test[[0]], 8, np.ones(3))
+    found = error_quantiles(subject)
+    assert found.kind is Kind.PROXY
+    assert "1000" in found.caveat
+    mean = error_mean(subject)
+    assert mean.interval is None
+    assert mean.method is None
+    assert "One episode gives no interval" in mean.caveat
+    assert mean.value > 0
+
+
+def test_what_counts_as_far_grows_with_the_mean_error(subjects):
+    assert far(0.01) == pytest.approx(0.5)
+    assert far(0.2) == pytest.approx(2.0)
+    subject = subjects["kmeans"]
+    beyond = error_max(subject).parts["beyond_threshold"]
+    assert beyond["t"] == far(error_mean(subject).value)
+    assert beyond["hits"] == sum(m > beyond["t"] for m in error_max(subject).parts["maxima"])
+
+
+def test_shares_of_episodes_come_with_their_interval():
+    found = share_of_episodes(np.array([True, False, False, False]))
+    assert (found["hits"], found["n"], found["share"]) == (1, 4, 0.25)
+    assert found["interval"][0] < 0.25 < found["interval"][1]
+
+
+def test_the_curve_never_rises(subjects):
+    shares = [row["share"] for row in error_max(subjects["kmeans"], thresholds=np.linspace(0, 2, 40)).parts["curve"]]
+    assert shares[0] == 1
+    assert shares[-1] == 0
+    assert shares == sorted(shares, reverse=True)
+
+
+def test_uniform_bins_err_by_half_a_cell_at_most():
     rng = np.random.default_rng(0)
-    errors = [rng.normal(size=(n, 3)) for n in (5, 16, 17, 80)]
-    found = drift(errors, window=16)
-    assert found["drift"] == pytest.approx(np.mean([brute_drift(e, 16) for e in errors]))
-    per_dim = [np.mean([brute_drift(e[:, [j]], 16) for e in errors]) for j in range(3)]
-    assert found["drift_per_dim"] == pytest.approx(per_dim)
+    episodes = Episodes([rng.uniform(-1, 1, (2000, 1)).astype(np.float32) for _ in range(5)])
+    tokenizer = BinningTokenizer(horizon=1, bins=32, range=Range([-1.0], [1.0])).fit(episodes)
+    found = error_sup(Subject.of(tokenizer, episodes, 1, np.ones(1)))
+    assert found.value == 1 / 32
+    assert found.parts["ratio"] == pytest.approx(2, rel=0.02)
 
 
-def test_drift_sees_the_sign_of_the_error():
-    alternating = np.tile([[0.1], [-0.1]], (20, 1))
-    assert drift([alternating])["drift"] < 1e-12
-    assert drift([np.abs(alternating)])["drift"] == pytest.approx(0.1)
+def test_clipping_is_counted_by_values_and_by_episodes():
+    actions = np.zeros((4, 5, 2), np.float32)
+    actions[..., 1] = np.linspace(-0.5, 0.5, 5)
+    actions[0, 2] = [1.5, 3.0]  # by .5 and by 2
+    actions[1, 0, 0] = 1.0  # touches
+    episodes = Episodes(list(actions))
+    tokenizer = BinningTokenizer(horizon=5, bins=4096, range=Range([-1.0, -1.0], [1.0, 1.0])).fit(episodes)
+    found = clipping(Subject.of(tokenizer, episodes, 5, np.array([1.0, 2.0])))
+    assert found.value == pytest.approx(2 / 40)
+    assert found.parts["per_dim"] == pytest.approx([1 / 20, 1 / 20])
+    assert found.parts["at_the_ends"] == pytest.approx(3 / 40)
+    assert (found.parts["episodes"]["hits"], found.parts["episodes"]["n"]) == (1, 4)
+    assert found.parts["largest"] == pytest.approx(np.hypot(0.5, 2.0 / 2))
+    assert found.parts["error"]["clip_mse"] == pytest.approx((0.25 + 1) / 40)
+    assert found.parts["error"]["mse"] == pytest.approx((0.25 + 1) / 40, rel=1e-2)
 
 
-def test_hold_bias_looks_only_at_stretches_that_hold_still():
-    action = np.array([[0.0, 0.0]] * 8 + [[1.0, i] for i in range(1, 8)])
-    error = np.full((15, 2), 0.25)
-    error[8:] = 9.0
-    error[:4, 0] = -0.25  # cancels over the stretch: mean, not mean of magnitudes
-    assert hold_bias([action], [error]) == [0.0, 0.25]
-    assert hold_bias([action[8:]], [error[8:]]) == [None, None]  # seven steps are one too few
+class TestWorstCase:
+    def test_dims_add_up_in_the_units_of_the_data(self):
+        rng = np.random.default_rng(0)
+        episodes = Episodes([rng.uniform(-1, 1, (50, 2)).astype(np.float32) for _ in range(5)])
+        tokenizer = BinningTokenizer(horizon=1, bins=[4, 8], range=Range([-2.0, -1.0], [2.0, 1.0])).fit(episodes)
+        found = error_sup(Subject.of(tokenizer, episodes, 1, np.array([0.5, 1.0])))
+        assert found.parts["per_dim"] == pytest.approx([2 / 4 / 0.5, 1 / 8])
+        assert found.value == pytest.approx(np.hypot(1, 1 / 8))
+
+    def test_a_gripper_errs_half_way(self):
+        """It is told apart, because nothing is ever there."""
+        rng = np.random.default_rng(0)
+        actions = rng.uniform(-1, 1, (20, 30, 2)).astype(np.float32)
+        actions[..., 1] = np.sign(actions[..., 1])
+        episodes = Episodes(list(actions))
+        tokenizer = BinningTokenizer(horizon=1, bins=64, range=Range([-1.0, -1.0], [1.0, 1.0])).fit(episodes)
+        found = error_sup(Subject.of(tokenizer, episodes, 1, np.ones(2)))
+        assert found.parts["per_dim"] == pytest.approx([1 / 64, 1])
+        assert found.parts["moving"] == pytest.approx(1 / 64)
+
+    @pytest.mark.parametrize("strategy", ["uniform", "quantile", "gaussian", "mu_law"])
+    def test_exact_is_what_a_fine_grid_finds(self, strategy):
+        rng = np.random.default_rng(1)
+        episodes = Episodes([rng.normal(size=(200, 1)).astype(np.float32) for _ in range(4)])
+        tokenizer = BinningTokenizer(horizon=1, bins=12, strategy=strategy).fit(episodes)
+        low, high = tokenizer.range.low.item(), tokenizer.range.high.item()
+        grid = np.linspace(low, high, 20001, dtype=np.float32)[:, None, None]
+        largest = np.abs(tokenizer.quantize(grid) - grid).max()
+        found = error_sup(Subject.of(tokenizer, episodes, 1, np.ones(1)))
+        assert largest <= found.value + 1e-6
+        assert found.value == pytest.approx(largest, abs=2 * (high - low) / 20000)
+
+    def test_rounding_of_fast_is_bounded(self):
+        """16 steps of 7 dims, step .1: a chunk is off by at most .529, a step by little less."""
+        rng = np.random.default_rng(0)
+        episodes = Episodes([rng.uniform(-1, 1, (320, 7)).astype(np.float32) for _ in range(4)])
+        tokenizer = FASTTokenizer(horizon=16, scale=10, range="unit").fit(episodes)
+        subject = Subject.of(tokenizer, episodes, 16, np.ones(7))
+        found = error_sup(subject, budget=512)
+        assert found.kind is Kind.UPPER
+        assert found.parts["chunk"] == pytest.approx(0.529, abs=5e-4)
+        chunks = np.linalg.norm(subject.error.reshape(len(subject), -1), axis=1)
+        # a rounding error is uniform: its square is step^2 / 12 on average, of 112 coefficients
+        assert chunks.mean() == pytest.approx(0.1 * np.sqrt(112 / 12), rel=0.02)
+        assert chunks.max() < found.parts["chunk"]
+        assert 0.8 * found.parts["chunk"] < found.value < found.parts["chunk"]
+        assert max(row["value"] for row in found.parts["domains"].values()) < found.value
+
+    def test_a_step_can_come_near_the_bound(self):
+        """Every coefficient half a step off, with the signs that add up at step 0."""
+        from action_tokenizers.codecs.dct import dct_matrix
+
+        episodes = Episodes([np.random.default_rng(0).uniform(-0.5, 0.5, (16, 2)).astype(np.float32)] * 2)
+        tokenizer = FASTTokenizer(horizon=8, scale=10, range="unit").fit(episodes)
+        matrix = dct_matrix(8)
+        worst = matrix.T @ np.sign(matrix[:, 0]) * 0.0499
+        chunk = np.stack([worst, worst], 1)[None].astype(np.float32)
+        error = np.linalg.norm(tokenizer.quantize(chunk) - chunk, axis=-1).max()
+        found = error_sup(Subject.of(tokenizer, episodes, 8, np.ones(2)), budget=64)
+        assert 0.98 * found.value < error < found.value
+
+    def test_a_search_comes_near_the_truth_on_a_line(self):
+        rng = np.random.default_rng(2)
+        episodes = Episodes([rng.normal(size=(100, 1)).astype(np.float32) for _ in range(6)])
+        tokenizer = KMeansTokenizer(horizon=1, codebook_size=8, range="minmax").fit(episodes)
+        low, high = tokenizer.range.low.item(), tokenizer.range.high.item()
+        words = np.sort(low + (tokenizer.codebook_0.numpy()[:, 0] + 1) / 2 * (high - low))
+        truth = max(words[0] - low, high - words[-1], np.diff(words).max() / 2)
+        found = error_sup(Subject.of(tokenizer, episodes, 1, np.ones(1)))
+        assert found.kind is Kind.LOWER
+        assert list(found.parts["domains"]) == ["hull", "noise_0.5", "noise_1", "noise_2", "box"]
+        assert found.value <= truth + 1e-6
+        assert found.parts["domains"]["box"]["value"] == pytest.approx(truth, rel=0.01)
+
+    def test_a_search_finds_what_no_data_show(self):
+        """Half of the range is never visited, and has no codeword."""
+        rng = np.random.default_rng(3)
+        episodes = Episodes([rng.uniform(-1, 0, (60, 2)).astype(np.float32) for _ in range(5)] + [np.ones((8, 2))])
+        tokenizer = KMeansTokenizer(horizon=4, codebook_size=64, range="minmax").fit(episodes)
+        subject = Subject.of(tokenizer, episodes, 4, np.ones(2))
+        found = error_sup(subject)
+        assert found.parts["domains"]["box"]["value"] > 10 * error_mean(subject).value
+        assert error_max(subject).value < 0.3
+
+    def test_no_domain_is_better_than_the_data(self, subjects):
+        for name in ("kmeans", "residual_vq", "fast"):
+            subject = subjects[name]
+            low, high = (bound[0].numpy() for bound in (subject.tokenizer.range.low, subject.tokenizer.range.high))
+            cells = (subject.decoded - np.clip(subject.coded.actions, low, high)) / subject.unit
+            seen = np.linalg.norm(cells[subject.real], axis=-1).max()
+            found = error_sup(subject, budget=64)
+            assert all(row["value"] >= seen - 1e-9 for row in found.parts["domains"].values())
+
+    def test_equal_seeds_give_equal_numbers(self, subjects):
+        subject = subjects["residual_vq"]
+        assert error_sup(subject, budget=128, seed=3) == error_sup(subject, budget=128, seed=3)
+        assert error_sup(subject, budget=128, seed=3) != error_sup(subject, budget=128, seed=4)
+
+    def test_no_error_has_no_ratio(self):
+        episodes = Episodes([np.full((10, 2), 0.25, np.float32)] * 3)
+        found = error_sup(Subject.of(BinningTokenizer(horizon=2).fit(episodes), episodes, 2, np.ones(2)))
+        assert found.value == 0
+        assert found.parts["ratio"] is None
 
 
-def test_gripper_flips_count_decoded_sides():
-    action = np.array([[0.0, 3.0], [1.0, 4.0], [1.0, 5.0], [0.0, 3.5]])
-    dims = two_valued([action.astype(np.float32)])
-    assert dims == [0]
-    error = np.array([[0.4, 0.0], [-0.6, 0.0], [0.0, 0.0], [0.0, 0.0]])
-    assert gripper_flips([action], [error], dims) == 0.25
-    assert gripper_flips([action], [error], []) is None
+def test_padded_steps_count_nowhere():
+    action = np.zeros((9, 1), np.float32)
+    action[-1] = 2.0  # repeated seven times in the second chunk
+    episodes = Episodes([action])
+    tokenizer = BinningTokenizer(horizon=8, range=Range([-1.0], [1.0])).fit([np.linspace(-1, 1, 20)[:, None]])
+    found = clipping(Subject.of(tokenizer, episodes, 8, np.ones(1)))
+    assert found.value == pytest.approx(1 / 9)
 
 
-def test_border_jump_is_the_change_of_error_across_borders():
-    error = np.zeros((7, 2))
-    error[3:6] = [3.0, 4.0]
-    assert border_jump([error], 3) == pytest.approx(5.0)  # borders at 3 and 6, nothing inside
-    assert border_jump([error[:3]], 3) is None
-    assert border_jump([error], 1) is None  # all borders
-
-
-def test_border_jump_leaves_ordinary_noise_out():
-    noise = np.random.default_rng(0).normal(size=(4000, 2))
-    assert abs(border_jump([noise], 8)) < 0.1  # a step changes by 1.8 on average, border or not
+def test_every_row_has_its_function_and_its_test():
+    for row in ESTIMATORS:
+        assert row.function == f"error.{row.name}"
+        assert row.name in globals()
+        assert row.test.removeprefix("test_error.py::") in globals()

@@ -3,7 +3,7 @@ import pytest
 
 from action_tokenizers import KMeansTokenizer
 from action_tokenizers.data.synthetic import smooth_chunks
-from action_tokenizers.errors import ActionTokenizerError
+from action_tokenizers.errors import ActionTokenizerError, NotFittedError
 from action_tokenizers.testing import check_tokenizer
 from tests.fakes.damage import (
     accept_allowed,
@@ -71,6 +71,37 @@ def test_the_nearest_codeword_is_chosen(params):
         chosen = distances[np.arange(len(distances)), ids.reshape(40 * places, len(groups))[:, g] - first]
         np.testing.assert_allclose(chosen, distances.min(1), atol=1e-6)
         first += len(codebook)
+
+
+@pytest.mark.parametrize("params", PARAMS.values(), ids=PARAMS)
+def test_listed_codewords_are_what_the_ids_decode_to(params):
+    tokenizer = KMeansTokenizer(codebook_size=16, range="minmax", **params).fit(ACTIONS)
+    low, high = tokenizer.range.low[0].numpy(), tokenizer.range.high[0].numpy()
+    groups = tokenizer.codewords()
+    assert [dims for dims, _ in groups] == params.get("groups", [[0, 1, 2]])
+    steps = 6 if params.get("scope") == "chunk" else 1
+    ids = tokenizer.encode(ACTIONS).reshape(80, 6 // steps, len(groups))
+    decoded = tokenizer.decode(tokenizer.encode(ACTIONS))
+    first = 0
+    for g, (dims, words) in enumerate(groups):
+        assert words.shape == (len(words), steps, len(dims))
+        said = words[ids[:, :, g] - first].numpy().reshape(80, 6, len(dims))
+        actions = low[dims] + (said + 1) / 2 * (high - low)[dims]
+        np.testing.assert_allclose(decoded[:, :, dims], actions, atol=1e-5)
+        first += len(words)
+    assert first == tokenizer.vocab_size
+
+
+def test_listed_codewords_are_a_copy():
+    tokenizer = KMeansTokenizer(codebook_size=16).fit(ACTIONS)
+    before = tokenizer.quantize(ACTIONS)
+    tokenizer.codewords()[0][1].zero_()
+    np.testing.assert_array_equal(tokenizer.quantize(ACTIONS), before)
+
+
+def test_there_are_no_codewords_before_the_fit():
+    with pytest.raises(NotFittedError):
+        KMeansTokenizer().codewords()
 
 
 def test_a_refit_with_fewer_groups_can_be_saved(tmp_path):

@@ -1,0 +1,162 @@
+"""`Subject`: a tokenizer on held-out episodes, coded once, for every estimator of the audit to look at."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from action_tokenizers.base import ActionTokenizer
+from action_tokenizers.data import Episodes
+from action_tokenizers.data.chunks import gather, plan_chunks
+from action_tokenizers.diagnostics.scene import Coded, key_of
+from action_tokenizers.errors import ActionShapeError
+
+__all__ = ["Subject"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+BLOCK = 1 << 21  # values quantized at once: bounds the memory of perturbed copies
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The chunks of held-out episodes, one after another from each episode's start, as one tokenizer codes them.
+
+    The last chunk of an episode is padded by repetition; padded steps (`real` False) count nowhere. Lengths and errors
+    are in `unit`s: half the span of each dim in the data, so that the range of an action is 2.
+
+    Attributes:
+        tokenizer: fitted.
+        episodes: held-out; those shorter than the horizon have no chunk.
+        key: the range key of the episodes.
+        horizon: t.
+        unit: `(d,)` raw actions per unit.
+        coded: the chunks `(n, t, d)` in raw actions, relative where the tokenizer is.
+        episode: `(n,)` position in `episodes` of each chunk.
+        first: `(n,)` the step of its episode at which each chunk begins.
+        ids: `(n, m)`.
+        lengths: `(n,)` ids before the pads.
+        decoded: `(n, t, d)` in raw actions, relative like `coded`.
+    """
+
+    tokenizer: ActionTokenizer
+    episodes: Episodes
+    key: str
+    horizon: int
+    unit: Floats
+    coded: Coded
+    episode: Ints
+    first: Ints
+    ids: Ints
+    lengths: Ints
+    decoded: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, tokenizer: ActionTokenizer, episodes: Episodes, horizon: int, unit: Floats) -> "Subject":
+        """Encode and decode `episodes` with `tokenizer`.
+
+        Raises:
+            ActionShapeError: every episode is shorter than the horizon, or the data are of none of its keys.
+        """
+        long = np.flatnonzero(np.asarray(episodes.lengths) >= horizon)
+        if not len(long):
+            raise ActionShapeError(
+                f"expected a held-out episode of at least the horizon, {horizon} steps, got {len(episodes)} of at most "
+                f"{max(episodes.lengths)}; give a smaller horizon"
+            )
+        plan = plan_chunks(episodes, horizon, horizon, pad_tail=True)
+        plan = plan[np.isin(plan.position, long)]
+        key = key_of(tokenizer, episodes)
+        coded = Coded.of(gather(episodes, plan, tokenizer.relative), tokenizer.relative)
+        ids = coded.encode(tokenizer, key)
+        lengths = np.asarray(tokenizer.length(ids, **coded.shape))
+        decoded = np.asarray(tokenizer.decode(ids, **coded.shape, key=key))
+        return cls(tokenizer, episodes, key, horizon, unit, coded, plan.position, plan.first, ids, lengths, decoded)
+
+    def __len__(self) -> int:
+        """Return the number of chunks."""
+        return len(self.episode)
+
+    @property
+    def steps_alone(self) -> bool:
+        """Whether every step is coded alone, so that a chunk is no more than its steps."""
+        return self.tokenizer.codes_steps_alone
+
+    @cached_property
+    def real(self) -> Bools:
+        """`(n, t)` which steps were recorded."""
+        return ~self.coded.is_pad
+
+    @cached_property
+    def actions(self) -> Floats:
+        """`(n, t, d)` the recorded actions in units, relative where the tokenizer is."""
+        return self.coded.actions.astype(np.float64) / self.unit
+
+    @cached_property
+    def error(self) -> Floats:
+        """`(n, t, d)` decoded minus recorded, in units; 0 at padded steps."""
+        error: Floats = (self.decoded.astype(np.float64) - self.coded.actions) / self.unit
+        return error * self.real[..., None]
+
+    @cached_property
+    def present(self) -> Ints:
+        """The positions of the episodes that have chunks, `(e,)` ascending: `e` is every sample size."""
+        return np.unique(self.episode)
+
+    def each(self, values: npt.NDArray[np.float64]) -> Iterator[Floats]:
+        """Yield per episode the real steps of `values (n, t, ...)`, in order, as `(t_i, ...)`."""
+        for rows in self._rows:
+            yield values[rows][self.real[rows]]
+
+    def largest(self, values: npt.NDArray[np.float64]) -> Floats:
+        """Return per episode the largest of `values`, `(n,)` per chunk or `(n, t)` per step (real ones), `(e,)`."""
+        per_chunk = values if values.ndim == 1 else np.where(self.real, values, -np.inf).max(1)
+        return np.maximum.reduceat(per_chunk, self._starts)
+
+    def average(self, values: npt.NDArray[np.float64]) -> Floats:
+        """Return per episode the mean over the real steps of `values (n, t, ...)`, `(e, ...)`."""
+        mask = self.real.reshape(*self.real.shape, *[1] * (values.ndim - 2))
+        total = np.add.reduceat(np.where(mask, values, 0.0).sum(1), self._starts)
+        count = np.add.reduceat(self.real.sum(1), self._starts)
+        averages: Floats = total / count.reshape(-1, *[1] * (values.ndim - 2))
+        return averages
+
+    def at_starts(self, arrays: Sequence[npt.NDArray[np.floating]]) -> Floats:
+        """Return the rows of per-episode `arrays`, each `(t_i, k)`, at which the chunks begin, `(n, k)`."""
+        rows = zip(self.episode.tolist(), self.first.tolist(), strict=True)
+        return np.stack([arrays[episode][first] for episode, first in rows]).astype(np.float64)
+
+    def moved(self, shift: Floats, rows: Ints | slice = slice(None)) -> Floats:
+        """Return how the decoded chunks move when the recorded ones are moved by `shift (n, t, d)`, all in units.
+
+        Args:
+            shift: for the chunks `rows`.
+            rows: which chunks; all by default.
+
+        Returns:
+            quantize(u + shift) - quantize(u), `(n, t, d)`; padded steps move like the last real one.
+        """
+        return self.quantize(self.coded.actions[rows] + shift * self.unit) - self.decoded[rows] / self.unit
+
+    def quantize(self, chunks: npt.NDArray[np.floating]) -> Floats:
+        """Return decode(encode(.)) of `chunks (m, t, d)` in raw actions, relative where the tokenizer is, in units."""
+        out = np.empty(chunks.shape, np.float64)
+        size = max(1, BLOCK // max(1, chunks.shape[1] * chunks.shape[2]))
+        for start in range(0, len(chunks), size):
+            block = chunks[start : start + size].astype(np.float32)
+            out[start : start + size] = self.tokenizer.quantize(block, key=self.key)
+        out /= self.unit
+        return out
+
+    @cached_property
+    def _rows(self) -> list[slice]:
+        ends = [*self._starts[1:].tolist(), len(self)]
+        return [slice(start, end) for start, end in zip(self._starts.tolist(), ends, strict=True)]
+
+    @cached_property
+    def _starts(self) -> Ints:
+        return np.concatenate([[0], np.flatnonzero(np.diff(self.episode)) + 1]).astype(np.int64)
