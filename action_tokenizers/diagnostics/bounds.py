@@ -1,0 +1,540 @@
+"""How much reward a policy learned from tokens can lose, against the horizon, as far as theory can say.
+
+The bounds of Cao & Xie 2026 (arXiv:2603.20538) with the constants of their proofs. They are worst cases: in simulated
+examples 3 to 12 times what happens. They rank tokenizers on the same data and say from which horizon on a term
+dominates; they forecast nothing. Reward is 0..1 per step, so that a horizon of H steps can lose at most H.
+
+Throughout, `gain` is g = C / (1 - eta), the largest state deviation per unit of action error (`dynamics`), and
+`reward_slope` is L_r, how much the reward changes per unit of state and action.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from action_tokenizers.diagnostics.dynamics import small_gain
+from action_tokenizers.diagnostics.measure import Estimator, Kind, Measure
+from action_tokenizers.errors import ActionValueError
+
+__all__ = [
+    "ESTIMATORS",
+    "Bound",
+    "Given",
+    "TwoPoint",
+    "bound_augmented",
+    "bound_deterministic",
+    "bound_measures",
+    "bound_stochastic",
+    "floor",
+    "regime",
+    "statistical_rate",
+    "two_point_deterministic",
+    "two_point_stochastic",
+]
+
+Floats = npt.NDArray[np.float64]
+
+LEARNING, DEPARTING, EXECUTING = "learning", "departing", "executing"
+CONFIDENCE = 0.05
+# A jump is in proportion to the error where it stays within five times the larger of 5 % of the range and twice the
+# mean error: the threshold at which the smoothness alarm counts a jump.
+JUMP_FACTOR, SMALLEST_SCALE = 5.0, 0.1
+NEARLY = 0.04  # 2 % of the range: an expert that spreads less in one state is nearly a function of it
+LONGEST = 4  # curves run to this many times the horizon
+POINTS = 33
+
+_CAUTION = (
+    "A worst case with worst-case constants, 3 to 12 times what happens in simulated examples: it ranks tokenizers on "
+    "the same data and is never a forecast. Fully observed state, one action per step: "
+    "nothing is proven for chunks or for tokens predicted one after another."
+)
+_UNIT = "reward, of at most one per step"
+
+SMALL_GAIN = Estimator(
+    name="small_gain",
+    heading="expert's slope times gain",
+    unit="ratio",
+    kinds=(Kind.PROXY,),
+    meaning=(
+        "How much of a state deviation comes back after one round: the expert reacts to it, the tokenizer's error "
+        "rides on that reaction, and the system answers. Below 1 deviations die out."
+    ),
+    caution="At 1 or more the argument says nothing, which is no failure: feedback may stabilise what it cannot see.",
+    advice="At 1 or more, look at the gain under feedback times the largest error instead.",
+    source="Cao & Xie 2026, Prop 5 and Thm 3 (condition L < (k - 2) eps / gamma((k + 1) eps))",
+    function="bounds.bound_measures",
+    test="test_bounds.py::test_regime_in_words",
+)
+BOUND_STOCHASTIC = Estimator(
+    name="bound_stochastic",
+    heading="bound for a stochastic expert",
+    unit=_UNIT,
+    kinds=(Kind.UPPER,),
+    meaning=(
+        "The most reward that can be lost over an episode if the policy's choice of tokens changes gradually with the "
+        "state; its quantization part grows with the square of the horizon."
+    ),
+    caution=_CAUTION,
+    advice="Where `departing` dominates, shorten the horizon or make the policy smoother (noise on its states).",
+    source="Cao & Xie 2026, Thm 2",
+    function="bounds.bound_stochastic",
+    test="test_bounds.py::test_terms_are_those_of_the_theorems",
+)
+BOUND_DETERMINISTIC = Estimator(
+    name="bound_deterministic",
+    heading="bound for a deterministic expert",
+    unit=_UNIT,
+    kinds=(Kind.UPPER,),
+    meaning=(
+        "The most reward that can be lost over an episode if the tokenizer errs by no more than its worst case "
+        "everywhere and the expert's slope times the gain is below 1; linear in the horizon."
+    ),
+    caution=_CAUTION,
+    advice="Where `executing` dominates, use a finer tokenizer; where `learning` does, record more.",
+    source="Cao & Xie 2026, Thm 3 with the smallest k of Prop 5",
+    function="bounds.bound_deterministic",
+    test="test_bounds.py::test_terms_are_those_of_the_theorems",
+)
+BOUND_AUGMENTED = Estimator(
+    name="bound_augmented",
+    heading="bound with a learned model",
+    unit=_UNIT,
+    kinds=(Kind.UPPER,),
+    meaning=(
+        "The most reward that can be lost if tokens are predicted in a learned model of the system and executed "
+        "without looking: linear in the horizon, and in the mean error alone, for any tokenizer."
+    ),
+    caution=_CAUTION + " What the model gets wrong comes on top.",
+    advice="Compare with the other two: it is what a model would buy.",
+    source="Cao & Xie 2026, Algorithm 1 and Thm 7",
+    function="bounds.bound_augmented",
+    test="test_bounds.py::test_terms_are_those_of_the_theorems",
+)
+BOUND_FLOOR = Estimator(
+    name="bound_floor",
+    heading="floor of any method",
+    unit=_UNIT,
+    kinds=(Kind.PROXY,),
+    meaning=(
+        "What no method can avoid losing on every task, with tokens this coarse: there is a task on which at least "
+        "this much is lost."
+    ),
+    caution="Such a task exists; yours may lose less, or nothing.",
+    advice="Only a finer tokenizer lowers it.",
+    source="Cao & Xie 2026, Thm 8",
+    function="bounds.floor",
+    test="test_bounds.py::test_floor_is_a_quarter_of_the_error_per_step",
+)
+
+ESTIMATORS: tuple[Estimator, ...] = (SMALL_GAIN, BOUND_STOCHASTIC, BOUND_DETERMINISTIC, BOUND_AUGMENTED, BOUND_FLOOR)
+
+# which input of an audit would give a number that is missing
+_SOURCES = {
+    "mean_error": "the mean error",
+    "worst_error": "a bound on the error of any action (uniform bins have one)",
+    "excess_jump": "the excess jump",
+    "lipschitz": "the expert's slope (states)",
+    "gain": "the gain of the dynamics (states recorded with noise on the actions, or a simulator)",
+    "policy_slope": "how fast the policy's choice of ids changes with the state (a policy and states)",
+    "deterministic_variation": "how far the policy is from the expert (a policy and states)",
+    "stochastic_variation": "how far the policy is from the expert (a policy and states)",
+    "is_deterministic": "whether the expert is nearly a function of the state (states)",
+}
+
+
+@dataclass(frozen=True)
+class Given:
+    """The numbers that the bounds rest on; None where they are not known.
+
+    Attributes:
+        mean_error: in distribution, in half ranges.
+        worst_error: of any action, in half ranges.
+        largest_error: on held-out episodes, in half ranges.
+        excess_jump: J_q, in half ranges.
+        is_jump_searched: whether it is only the largest that a search found.
+        lipschitz: L, the expert's slope, in half ranges per unit of state.
+        gain: g, in the same units of state per half range; inf for a system that does not forget.
+        policy_slope: κ₁, total variation of the policy's ids per unit of state.
+        deterministic_variation: total variation between the learned policy and an expert whose ids are a function of
+            the state, over a whole episode.
+        stochastic_variation: likewise for any expert.
+        is_deterministic: whether the expert's actions are nearly a function of the state.
+    """
+
+    mean_error: float | None = None
+    worst_error: float | None = None
+    largest_error: float | None = None
+    excess_jump: float | None = None
+    is_jump_searched: bool = False
+    lipschitz: float | None = None
+    gain: float | None = None
+    policy_slope: float | None = None
+    deterministic_variation: float | None = None
+    stochastic_variation: float | None = None
+    is_deterministic: bool | None = None
+
+    @classmethod
+    def of(cls, taken: Mapping[str, Measure]) -> "Given":
+        """Take what the measures of an audit, by name, say."""
+        values = {name: measure.value for name, measure in taken.items()}
+        proven = (Kind.EXACT, Kind.UPPER)
+        worst, jump, policy = taken.get("error_sup"), taken.get("excess_jump"), taken.get("policy_tv")
+        largest = taken["error_max"].parts.get("maxima") if "error_max" in taken else None
+        spread = values.get("expert_spread")
+        return cls(
+            mean_error=values.get("error_mean"),
+            worst_error=worst.value if worst is not None and worst.kind in proven else None,
+            largest_error=max(largest) if largest else None,
+            excess_jump=values.get("excess_jump"),
+            is_jump_searched=jump is not None and jump.kind not in proven,
+            lipschitz=values.get("expert_lipschitz"),
+            gain=values.get("dynamics_gain"),
+            policy_slope=None if policy is None else policy.parts.get("kappa_1"),
+            deterministic_variation=values.get("statistical_term"),
+            stochastic_variation=values.get("statistical_bound"),
+            # the spread is an upper end: that it is large proves nothing
+            is_deterministic=True if spread is not None and spread < NEARLY else None,
+        )
+
+    @property
+    def product(self) -> float | None:
+        """L g."""
+        if self.lipschitz is None or self.gain is None:
+            return None
+        return small_gain(self.lipschitz, self.gain).product
+
+    @property
+    def is_smooth(self) -> bool | None:
+        """Whether decoded actions jump no farther than in proportion to the error."""
+        if self.excess_jump is None or self.mean_error is None:
+            return None
+        return self.excess_jump <= JUMP_FACTOR * max(SMALLEST_SCALE, 2 * self.mean_error)
+
+    def missing(self, *names: str) -> list[str]:
+        """Return which of these are not known."""
+        return [name for name in names if getattr(self, name) is None]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A bound on the lost reward, term by term.
+
+    Attributes:
+        horizon: `(m,)` H.
+        terms: each `(m,)`: `learning`, what the policy got wrong; `departing`, the chance that quantization makes it
+            leave the expert's behaviour, times all that is then lost; `executing`, what the error itself costs.
+    """
+
+    horizon: Floats
+    terms: dict[str, Floats]
+
+    @property
+    def total(self) -> Floats:
+        """Return the sum of the terms `(m,)`."""
+        return np.asarray(sum(self.terms.values()), np.float64)
+
+    @property
+    def capped(self) -> Floats:
+        """Return the sum, and at most H: all there is to lose."""
+        return np.minimum(self.total, self.horizon)
+
+    def dominating(self) -> list[dict[str, Any]]:
+        """Return from which horizon on which term is the largest, such as `[{"from": 1, "term": "executing"}]`."""
+        names = list(self.terms)
+        largest = np.argmax(np.stack(list(self.terms.values())), axis=0)
+        changes = [0, *(np.flatnonzero(np.diff(largest)) + 1).tolist()]
+        return [{"from": float(self.horizon[i]), "term": names[largest[i]]} for i in changes]
+
+
+def bound_stochastic(
+    horizon: npt.ArrayLike,
+    *,
+    total_variation: float,
+    mean_error: float,
+    policy_slope: float,
+    gain: float,
+    reward_slope: float = 1.0,
+) -> Bound:
+    """Return H TV + H² ε κ₁ g + H ε L_r (1 + g), Theorem 2.
+
+    Args:
+        horizon: `(m,)` H.
+        total_variation: between the learned policy and the quantized expert, over a whole episode.
+        mean_error: ε, in distribution.
+        policy_slope: κ₁, total variation of the policy's tokens per unit of state.
+        gain: g.
+        reward_slope: L_r.
+    """
+    h = _steps(horizon)
+    return Bound(
+        h,
+        {
+            LEARNING: h * total_variation,
+            DEPARTING: h**2 * _product(mean_error, policy_slope, gain),
+            EXECUTING: h * _product(mean_error, reward_slope, 1 + gain),
+        },
+    )
+
+
+def bound_deterministic(
+    horizon: npt.ArrayLike,
+    *,
+    total_variation: float,
+    worst_error: float,
+    lipschitz: float,
+    gain: float,
+    k: float | None = None,
+    reward_slope: float = 1.0,
+) -> Bound:
+    """Return H TV + H² 1{γ((k + 1) ε) > δ₀} + H L_r (1 + g) (k + 1) ε, Theorem 3 with γ = g and δ₀ = (k - 2) ε / L.
+
+    Args:
+        horizon: `(m,)` H.
+        total_variation: between the learned policy and the quantized expert, over a whole episode.
+        worst_error: ε, of any action.
+        lipschitz: L, the expert's slope.
+        gain: g.
+        k: > 2; None takes the smallest for which the indicator is 0, k + 1 = 3 / (1 - L g). Where L g is 1 or more
+            there is none, and k is 2.
+        reward_slope: L_r.
+    """
+    if k is not None and not k > 2:
+        raise ActionValueError(f"expected k > 2, got {k}; None takes the best one")
+    h = _steps(horizon)
+    found = small_gain(lipschitz, gain)
+    if k is None:
+        is_rough = found.product >= 1
+        factor = 3.0 if is_rough else found.steps_of_error
+    else:
+        is_rough = found.product * (k + 1) > k - 2
+        factor = k + 1
+    return Bound(
+        h,
+        {
+            LEARNING: h * total_variation,
+            DEPARTING: h**2 * float(is_rough and worst_error > 0),
+            EXECUTING: h * _product(worst_error, reward_slope, 1 + gain, factor),
+        },
+    )
+
+
+def bound_augmented(
+    horizon: npt.ArrayLike, *, total_variation: float, mean_error: float, gain: float, reward_slope: float = 1.0
+) -> Bound:
+    """Return H TV + H ε L_r (1 + g), Theorem 7.
+
+    Args:
+        horizon: `(m,)` H.
+        total_variation: of policy and model together, over a whole episode.
+        mean_error: ε, in distribution.
+        gain: g.
+        reward_slope: L_r.
+    """
+    h = _steps(horizon)
+    return Bound(h, {LEARNING: h * total_variation, EXECUTING: h * _product(mean_error, reward_slope, 1 + gain)})
+
+
+def floor(horizon: npt.ArrayLike, worst_error: float) -> Floats:
+    """Return H ε / 4, at most H: the loss that some task forces on every method (Theorem 8).
+
+    Example:
+        >>> floor([100], 0.02)
+        array([0.5])
+    """
+    h = _steps(horizon)
+    return np.minimum(h * worst_error / 4, h)
+
+
+def statistical_rate(
+    n: int, log_class: float, *, confidence: float = CONFIDENCE, is_deterministic: bool = False
+) -> float:
+    """Return the paper's bound on the total variation between the learned policy and the quantized expert.
+
+    sqrt(6 log(2 |Π| / δ) / n), or 24 log(2 |Π| / δ) / n for a deterministic expert; at most 1.
+
+    Args:
+        n: number of demonstrations.
+        log_class: log |Π|; of policies and models together, log |Π| + log |M|.
+        confidence: δ, the probability that it does not hold.
+        is_deterministic: whether the quantized expert is.
+
+    Example:
+        >>> round(statistical_rate(10_000, math.log(256)), 4), statistical_rate(10, math.log(256))
+        (0.0744, 1.0)
+    """
+    if n < 1 or not 0 < confidence < 1 or log_class < 0:
+        raise ActionValueError(
+            f"expected n >= 1, log_class >= 0 and a confidence between 0 and 1, got {n}, {log_class} and {confidence}"
+        )
+    hellinger = 6 * (log_class + math.log(2 / confidence)) / n
+    return min(1.0, 4 * hellinger if is_deterministic else math.sqrt(hellinger))
+
+
+class TwoPoint(NamedTuple):
+    """Two experts that demonstrations can hardly tell apart, from which a lower bound follows.
+
+    Attributes:
+        total_variation: between n demonstrations of the one and of the other.
+        shown: the paper's bound on it, from the Hellinger distance.
+        loss: the share of H that every method loses on one of the two, with probability (1 - TV) / 4 or on average.
+    """
+
+    total_variation: float
+    shown: float
+    loss: float
+
+
+def two_point_deterministic(n: int) -> TwoPoint:
+    """Return the construction of Theorem 8: a first state of probability 1 / (3 n) in which the experts differ.
+
+    Example:
+        >>> round(8 * two_point_deterministic(8).loss, 4)
+        0.0593
+    """
+    rare = 1 / (3 * n)
+    affinity = (1 - rare) ** n
+    return TwoPoint(1 - affinity, math.sqrt(2 * (1 - affinity)), rare / 4 * affinity)
+
+
+def two_point_stochastic(n: int, c: float) -> TwoPoint:
+    """Return the construction of Theorem 9: experts that open with 1 with probability ½ ± c / sqrt(n).
+
+    With the paper's c = 3/5 the probability (1 - TV) / 4 is .058 and not the stated 1/8, which takes c <= .337.
+
+    Args:
+        n: number of demonstrations.
+        c: of the shift; c / sqrt(n) below ½.
+    """
+    from scipy.stats import binom
+
+    shift = c / math.sqrt(n)
+    if not 0 < shift < 0.5:
+        raise ActionValueError(f"expected 0 < c / sqrt(n) < 1/2, got {shift}; give more demonstrations or a smaller c")
+    ones = np.arange(n + 1)
+    apart = np.abs(binom.pmf(ones, n, 0.5 + shift) - binom.pmf(ones, n, 0.5 - shift)).sum() / 2
+    return TwoPoint(float(apart), math.sqrt(1 - (1 - 4 * shift**2) ** n), (1 - float(apart)) / 4)
+
+
+def regime(given: Given) -> str:
+    """Return in words how losses grow with the horizon, as far as the numbers at hand decide it.
+
+    Returns:
+        A sentence that begins with `linear`, `quadratic`, `no guarantee` or `not shown`.
+
+    Example:
+        >>> regime(Given(mean_error=0.01, excess_jump=0.02, lipschitz=0.5, gain=math.inf))[:12]
+        'no guarantee'
+    """
+    gain, product, is_smooth = given.gain, given.product, given.is_smooth
+    if gain is not None and math.isinf(gain):
+        return "no guarantee: the system, as fitted, does not forget: errors of actions add up for as long as it runs."
+    if product is not None and product < 1 and is_smooth:
+        searched = ", as far as a search found," if given.is_jump_searched else ""
+        return (
+            f"linear: the expert's slope times the gain is {product:.3g}, below 1, and decoded actions{searched} jump "
+            "no farther than in proportion to the error, so that every step costs about the same."
+        )
+    if given.is_deterministic and is_smooth is False:
+        return (
+            f"no guarantee: decoded actions can jump by {given.excess_jump:.3g}, far more than the error, and the "
+            "expert is nearly a function of the state: a small deviation can turn into another motion."
+        )
+    if gain is not None and (given.policy_slope is not None or given.is_deterministic is False):
+        return (
+            "quadratic: a policy whose choice of ids changes gradually with the state has a guarantee with any "
+            "tokenizer, which grows with the square of the horizon (whether it must is an open question)."
+        )
+    if product is not None and product >= 1:
+        return (
+            f"not shown: the expert's slope times the gain is {product:.3g}, not below 1, where the argument is "
+            "inconclusive; compare the gain under feedback with the largest error."
+        )
+    if is_smooth is False:
+        return _wanted(given.missing("gain", "is_deterministic", "policy_slope"), "not shown")
+    return _wanted(given.missing("lipschitz", "gain", "excess_jump", "mean_error"), "not shown")
+
+
+def bound_measures(taken: Mapping[str, Measure] | Given, horizon: int, *, reward_slope: float = 1.0) -> list[Measure]:
+    """Return the bounds at the horizon, with their curves; without a value where an input is missing.
+
+    Args:
+        taken: the other measures of the audit by name, or the numbers themselves.
+        horizon: H, steps of an episode.
+        reward_slope: L_r, how much the reward changes per unit of state and half range.
+
+    Returns:
+        `small_gain`, `bound_stochastic`, `bound_deterministic`, `bound_augmented` and `bound_floor`.
+    """
+    given = taken if isinstance(taken, Given) else Given.of(taken)
+    counted = {} if isinstance(taken, Given) or "error_mean" not in taken else taken["error_mean"].n
+    words = regime(given)
+    made = [_small_gain(given, words, counted)]
+    for row, bound, variation, needed in (
+        (BOUND_STOCHASTIC, bound_stochastic, "stochastic_variation", ("mean_error", "policy_slope", "gain")),
+        (BOUND_DETERMINISTIC, bound_deterministic, "deterministic_variation", ("worst_error", "lipschitz", "gain")),
+        (BOUND_AUGMENTED, bound_augmented, "stochastic_variation", ("mean_error", "gain")),
+    ):
+        missing = given.missing(variation, *needed)
+        if missing:
+            made.append(row.measure(None, n=counted, note=_wanted(missing), parts={"regime": words}))
+            continue
+        inputs = {name: getattr(given, name) for name in needed}
+        inputs |= {"total_variation": getattr(given, variation), "reward_slope": reward_slope}
+        value = float(bound([horizon], **inputs).capped[0])
+        note = "At this horizon it allows that everything is lost, and so says nothing." if value >= horizon else ""
+        parts = {"regime": words, **_drawn(bound(_span(horizon), **inputs))}
+        made.append(row.measure(value, n=counted, note=note, parts=parts))
+    made.append(_floor(given, horizon, counted))
+    return made
+
+
+def _small_gain(given: Given, words: str, n: dict[str, int]) -> Measure:
+    if given.lipschitz is None or given.gain is None:
+        note = _wanted(given.missing("lipschitz", "gain"))
+        return SMALL_GAIN.measure(None, n=n, note=note, parts={"regime": words})
+    found = small_gain(given.lipschitz, given.gain)
+    parts: dict[str, Any] = {"regime": words, **found._asdict()}
+    if given.largest_error is not None and given.excess_jump is not None:
+        # of a tokenizer that errs by e and jumps by J_q at most: |dx| <= g (e + J_q) / (1 - L g)
+        parts["state_deviation"] = _product(found.deviation, given.largest_error + given.excess_jump)
+    return SMALL_GAIN.measure(found.product, n=n, parts=parts)
+
+
+def _floor(given: Given, horizon: int, n: dict[str, int]) -> Measure:
+    if given.worst_error is None:
+        return BOUND_FLOOR.measure(None, n=n, note=_wanted(["worst_error"]))
+    span = _span(horizon)
+    parts = {"horizon": span.tolist(), "curve": floor(span, given.worst_error).tolist()}
+    return BOUND_FLOOR.measure(float(floor([horizon], given.worst_error)[0]), n=n, parts=parts)
+
+
+def _drawn(curve: Bound) -> dict[str, Any]:
+    return {
+        "horizon": curve.horizon.tolist(),
+        "curve": curve.capped.tolist(),
+        "terms": {name: term.tolist() for name, term in curve.terms.items()},
+        "dominating": curve.dominating(),
+    }
+
+
+def _wanted(missing: list[str], verdict: str = "Not shown") -> str:
+    sources = dict.fromkeys(_SOURCES[name] for name in missing)
+    return f"{verdict}: it would take {', and '.join(sources)}."
+
+
+def _span(horizon: int) -> Floats:
+    """Return whole horizons from 1 on, evenly spaced in their logarithm, to `LONGEST` times the one asked for."""
+    return np.unique(np.geomspace(1, LONGEST * horizon, POINTS).round())
+
+
+def _steps(horizon: npt.ArrayLike) -> Floats:
+    return np.atleast_1d(np.asarray(horizon, np.float64))
+
+
+def _product(*factors: float) -> float:
+    """Return the product; 0 where a factor is, also of an infinite one: no error, no loss, whatever the system."""
+    return 0.0 if 0 in factors else math.prod(factors)
