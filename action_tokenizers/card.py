@@ -54,14 +54,14 @@ def check_audit(audit: Any) -> None:
     Args:
         audit: None, or a mapping: `measures` is a list of mappings with the texts `name` and `meaning` and a number
             or None as `value`; `data`, a mapping, names its `source`; `caption` is a text. All may be missing, more
-            is allowed.
+            is allowed; of an `AuditReport` the card tells verdict, conditions, intervals and kinds.
 
     Raises:
         ActionValueError: anything else; says where.
     """
     if audit is None:
         return
-    kinds = {"data": dict, "measures": list, "caption": str}
+    kinds = {"data": dict, "measures": list, "caption": str, "conditions": list}
     if not isinstance(audit, Mapping) or not all(
         isinstance(audit.get(name, kind()), kind) for name, kind in kinds.items()
     ):
@@ -75,6 +75,18 @@ def check_audit(audit: Any) -> None:
             raise ActionValueError(
                 f"expected measure {i} of the audit with name and meaning as text and a number or None as value, "
                 f"got {_short(measure)}"
+            )
+        interval = told.get("interval")
+        if interval is not None and not (
+            isinstance(interval, list | tuple)
+            and len(interval) == 2
+            and all(end is None or isinstance(end, int | float) for end in interval)
+        ):
+            raise ActionValueError(f"expected the interval of measure {i} as two numbers, got {_short(interval)}")
+    for i, condition in enumerate(audit.get("conditions", [])):
+        if not isinstance(condition, Mapping) or not {"name", "status", "evidence"} <= set(condition):
+            raise ActionValueError(
+                f"expected condition {i} of the audit with name, status and evidence, got {_short(condition)}"
             )
 
 
@@ -97,7 +109,7 @@ def _front_matter(kind: str, license_id: str | None, datasets: list[str], audit:
             "    metrics:",
         ]
         for measure in measures:
-            name, meaning = _yaml(measure["name"]), _yaml(measure["meaning"])
+            name, meaning = _yaml(measure["name"]), _yaml(_told(measure))
             lines.append(f"    - {{type: {name}, name: {meaning}, value: {_yaml_number(measure['value'])}}}")
     return "\n".join([*lines, "---", ""])
 
@@ -105,8 +117,33 @@ def _front_matter(kind: str, license_id: str | None, datasets: list[str], audit:
 def _measured(audit: Mapping[str, Any] | None) -> str:
     if audit is None:
         return "## Measured\n\nNothing yet: this tokenizer was saved without an audit.\n"
-    rows = [(measure["meaning"], _number(measure["value"])) for measure in audit.get("measures", [])]
-    return "\n\n".join(part for part in ("## Measured", audit.get("caption"), _table(rows)) if part)
+    shown = [m for m in audit.get("measures", []) if m["value"] is not None or "heading" not in m]
+    verdict = audit.get("verdict")
+    parts = [
+        "## Measured",
+        f"**{_line(verdict)}**" if verdict else None,
+        audit.get("caption"),
+        _conditions(audit.get("conditions") or []),
+        _table([(_told(m), _number(m["value"]) + _beside(m)) for m in shown]),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _conditions(conditions: list[Mapping[str, Any]]) -> str:
+    """Return what the audit of this tokenizer says of each condition, as a table."""
+    return _table([(str(c["name"]).replace("_", " "), f"{c['status']}: {c['evidence']}") for c in conditions])
+
+
+def _told(measure: Mapping[str, Any]) -> str:
+    """Return what stands before a number: an audit's own heading, or else what the number means."""
+    return str(measure.get("heading") or measure["meaning"])
+
+
+def _beside(measure: Mapping[str, Any]) -> str:
+    """Return what an audit knows of a number beside it: interval, unit and kind."""
+    interval = measure.get("interval")
+    ends = f" [{_number(interval[0])}, {_number(interval[1])}]" if interval else ""
+    return ends + "".join(f", {measure[what]}" for what in ("unit", "kind") if measure.get(what))
 
 
 def _use(facts: Mapping[str, Any]) -> str:
@@ -167,6 +204,10 @@ def _yaml(text: Any) -> str:
 def _yaml_number(value: float) -> str:
     text = json.dumps(value)
     return text if "." in text else text.replace("e", ".0e")  # YAML reads 1e-05 as text
+
+
+def _line(text: Any) -> str:
+    return " ".join(str(text).split())
 
 
 def _open(fact: int | None) -> str:

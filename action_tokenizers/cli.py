@@ -1,7 +1,7 @@
-"""The command line: `action-tokenizers demo | fit | encode | decode | info | compare | push | import | export`.
+"""The command line: `action-tokenizers demo | fit | encode | decode | info | audit | compare | sweep | push | ...`.
 
 The only module that draws. Results go to standard output, progress and warnings to standard error. Exit codes: 0
-fine, 2 wrong usage or unusable input (one line, no traceback).
+fine, 1 a condition fails under --strict, 2 wrong usage or unusable input (one line, no traceback).
 """
 
 import argparse
@@ -22,9 +22,14 @@ import numpy as np
 from action_tokenizers import __version__
 from action_tokenizers.base import ActionTokenizer, Progress
 from action_tokenizers.data import ChunkSample, Episodes, Relative, chunks, default_horizon
+from action_tokenizers.diagnostics.along import two_valued
+from action_tokenizers.diagnostics.audit import audit
 from action_tokenizers.diagnostics.compare import COLUMNS, Comparison, compare
-from action_tokenizers.diagnostics.error import two_valued
-from action_tokenizers.errors import ActionTokenizerError, ActionValueError, FormatError, HubError
+from action_tokenizers.diagnostics.frontier import Frontier, frontier
+from action_tokenizers.diagnostics.pages import sweep_html
+from action_tokenizers.diagnostics.report import AuditReport, Status
+from action_tokenizers.diagnostics.tables import SWEEP_COLUMNS, front_page, sweep_markdown, sweep_rows
+from action_tokenizers.errors import ActionTokenizerError, ActionValueError, FormatError, HubError, MissingExtraError
 from action_tokenizers.registry import FAMILIES, known_types, tokenizer_class
 from action_tokenizers.tokenizers.published_fast import PublishedFASTTokenizer
 
@@ -41,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         with _one_line_warnings():
-            options.run(options)
+            code: int = options.run(options) or 0
         sys.stdout.flush()
     except BrokenPipeError:
         # whoever read our output has seen enough; keep the interpreter from complaining at exit
@@ -49,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ActionTokenizerError, OSError) as error:
         print(f"action-tokenizers: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    else:
+        return code
     return 0
 
 
@@ -103,6 +110,8 @@ def _fit(options: argparse.Namespace) -> None:
         raise ActionValueError(f"expected --horizon, because {sources[0].source} does not say its fps")
     relative = Relative(options.relative_to, options.angles) if options.relative_to else None
     for episodes in sources:
+        if options.test is not None:
+            episodes, _ = episodes.split(options.test, seed=options.seed, horizon=horizon)
         sample.add(episodes, horizon, options.stride, relative)
     with _progress() as progress, warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*shorter than the horizon")  # printed below
@@ -245,7 +254,9 @@ def _export(options: argparse.Namespace) -> None:
     _print_facts({"folder": str(folder), "files": sorted(p.name for p in folder.iterdir())}, options.json)
 
 
-def _compare(options: argparse.Namespace) -> None:
+def _compare(options: argparse.Namespace) -> int:
+    if options.strict and not options.audit:
+        raise ActionValueError("expected --audit beside --strict: only an audit has conditions; got none")
     if options.out:
         _output_folder(options.out)
     episodes = _load(options.data, options)
@@ -270,11 +281,83 @@ def _compare(options: argparse.Namespace) -> None:
             max_chunks=options.max_chunks,
             seed=options.seed,
             allow_single_episode=options.allow_single_episode,
+            audits=options.audit,
             progress=progress,
         )
     _show(comparison, options.json)
     if options.out:
         _write_report(comparison, Path(options.out))
+    return _strictly(options, list(comparison.audits.values()))
+
+
+def _audit(options: argparse.Namespace) -> int:
+    if options.save and not Path(options.tokenizer).is_dir():
+        raise ActionValueError(f"expected a folder to --save the audit in, got {options.tokenizer!r}")
+    if options.out:
+        _output_folder(options.out)
+    tokenizer = _tokenizer(options.tokenizer)
+    episodes = _load(options.data, options)
+    if options.test is not None:
+        _, episodes = episodes.split(options.test, seed=options.seed, horizon=tokenizer.horizon or options.horizon)
+    with _progress() as progress:
+        report = audit(
+            tokenizer,
+            episodes,
+            states=False if options.no_states else None,
+            seed=options.seed,
+            horizon=options.horizon,
+            budget=options.budget,
+            progress=progress,
+        )
+    if options.json:
+        print(report.to_json_text(), end="")
+    else:
+        _show_audit(report)
+    if options.out:
+        _write_audit(report, Path(options.out))
+    if options.save:
+        tokenizer.save_pretrained(options.tokenizer, audit=report)
+    return _strictly(options, [report])
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    if options.out:
+        _output_folder(options.out)
+    episodes = _load(options.data, options)
+    asked = {}
+    for spec in options.tokenizers:
+        kind, params = parse_spec(spec)
+        asked[spec] = _unfitted(kind, {"horizon": options.horizon} | params)
+    with _progress() as progress:
+        found = frontier(
+            episodes,
+            asked or None,
+            horizon=options.horizon,
+            tokens=options.tokens,
+            bits=options.bits,
+            test=options.test,
+            stride=options.stride,
+            seed=options.seed,
+            allow_single_episode=options.allow_single_episode,
+            progress=progress,
+        )
+    if options.json:
+        print(found.to_json_text(), end="")
+    else:
+        _show_sweep(found)
+    if options.out:
+        folder = Path(options.out)
+        (folder / "sweep.json").write_text(found.to_json_text(), encoding="utf-8")
+        (folder / "sweep.md").write_text(sweep_markdown(found), encoding="utf-8")
+        _write_page(folder / "sweep.html", lambda: sweep_html(found))
+        if found.recommended is not None:
+            found.tokenizers[found.recommended].save_pretrained(folder / "recommended")
+    return 1 if options.strict and found.recommended is None else 0
+
+
+def _strictly(options: argparse.Namespace, reports: Sequence[AuditReport]) -> int:
+    """Return the exit code of --strict: 1 where a condition fails."""
+    return int(options.strict and any(report.failing for report in reports))
 
 
 def _tokenizer(name: str) -> ActionTokenizer:
@@ -338,7 +421,8 @@ def _facts_of(tokenizer: ActionTokenizer) -> dict[str, Any]:
         "range_keys": list(tokenizer.range_keys),
         "prefix_decodable": tokenizer.prefix_decodable,
         "params": {name: str(value) for name, value in tokenizer.get_params().items()},
-        "provenance": dict(tokenizer.provenance),
+        # the fingerprints are for the audit to recognise data by, not for people to read
+        "provenance": {name: value for name, value in tokenizer.provenance.items() if name != "fingerprints"},
     }
 
 
@@ -351,6 +435,13 @@ def _print_facts(facts: dict[str, Any], as_json: bool) -> None:
         if isinstance(value, dict):
             value = ", ".join(f"{k}={v}" for k, v in value.items())
         print(f"{name:<{width}}  {'-' if value is None else value}")
+
+
+def _plain(text: str) -> str:
+    """Return text that rich prints as it is, brackets included."""
+    from rich.markup import escape
+
+    return escape(text)
 
 
 def _show(comparison: Comparison, as_json: bool) -> None:
@@ -373,11 +464,87 @@ def _show(comparison: Comparison, as_json: bool) -> None:
     Console(width=max(console.width, wide)).print(table)
     for note in comparison.notes:
         print(f"note: {note}")
+    for name, report in comparison.audits.items():
+        console.print(f"[bold]{_plain(name)}[/]: {_plain(report.verdict)}", highlight=False)
+
+
+def _show_audit(report: AuditReport) -> None:
+    """Print the first screen: verdict, notes, what to do, the numbers in their order, and the conditions."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=140)
+    colours = {Status.HOLDS: "green", Status.FAILS: "red", Status.NOT_SHOWN: "yellow"}
+    console.print(f"[bold]{_plain(report.verdict)}[/]")
+    console.print(_plain(report.caption))
+    for note in report.notes:
+        console.print(f"[yellow]note: {_plain(note)}[/]")
+    for number, advice in enumerate(report.advice, 1):
+        console.print(f"{number}. {_plain(advice)}")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading, justify in (
+        ("first page", "left"),
+        ("value", "right"),
+        ("95 %", "right"),
+        ("unit", "left"),
+        ("kind", "left"),
+    ):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for group in front_page(report):
+        table.add_row(f"[bold]{group.title}[/], {group.remark}")
+        for row in group.rows:
+            table.add_row(f"  {_plain(row.heading)}", row.value, row.interval, row.unit, row.kind)
+    console.print(table)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("condition", "", "evidence"):
+        table.add_column(heading)
+    for c in report.conditions:
+        needs = f" (needs {c.needs})" if c.needs else ""
+        status = f"[{colours[c.status]}]{c.status.value}[/]"
+        table.add_row(c.name.replace("_", " "), status, _plain(c.evidence + needs))
+    console.print(table)
+    console.print(_plain(report.regime))
+
+
+def _show_sweep(found: Frontier) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=140)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in SWEEP_COLUMNS:
+        table.add_column(heading, justify="left" if heading in ("tokenizer", "fails", "") else "right")
+    for cells in sweep_rows(found):
+        table.add_row(*map(_plain, cells))
+    console.print(table)
+    for note in found.notes:
+        console.print(f"note: {_plain(note)}")
+    console.print(f"[bold]recommended: {_plain(found.recommended or 'none')}[/]\n{_plain(found.why)}")
+
+
+def _write_audit(report: AuditReport, folder: Path, name: str = "audit") -> None:
+    (folder / f"{name}.json").write_text(report.to_json_text(), encoding="utf-8")
+    (folder / f"{name}.md").write_text(report.to_markdown(), encoding="utf-8")
+    _write_page(folder / f"{name}.html", report.to_html)
+
+
+def _write_page(file: Path, page: Callable[[], str]) -> None:
+    """Write an HTML page; without matplotlib say what it takes, and leave the other reports standing."""
+    try:
+        file.write_text(page(), encoding="utf-8")
+    except MissingExtraError as error:
+        print(f"warning: {file.name} was not written: {error}", file=sys.stderr)
 
 
 def _write_report(comparison: Comparison, folder: Path) -> None:
     (folder / "comparison.md").write_text(comparison.to_markdown(), encoding="utf-8")
     (folder / "comparison.json").write_text(comparison.to_json() + "\n", encoding="utf-8")
+    for name, report in comparison.audits.items():
+        _write_audit(report, folder, f"audit-{re.sub(r'[^A-Za-z0-9._=-]+', '-', name)}")
 
 
 def _output_folder(out: str) -> Path:
@@ -452,6 +619,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", required=True, metavar="DIR")
     verb.add_argument("--horizon", type=_positive, help="steps per chunk (one second of data)")
     verb.add_argument("--relative-to", choices=("state", "previous"), help="code actions relative to that")
+    verb.add_argument("--test", type=float, metavar="SHARE", help="keep this share of the episodes out, for an audit")
     verb.add_argument("--angles", type=int, nargs="*", default=(), metavar="DIM", help="relative dims that wrap around")
     _sampling(verb, max_chunks=32768)
     _columns(verb)
@@ -475,6 +643,19 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("path", metavar="DIR|REPO|DATA")
     _columns(verb)
 
+    verb = _verb(verbs, "audit", _audit, "measure on held-out episodes whether a tokenizer is safe to clone with")
+    verb.add_argument("tokenizer", metavar="DIR|REPO")
+    verb.add_argument("data", metavar="DATA", help="episodes it was not fitted on")
+    verb.add_argument("--out", metavar="DIR", help="also write audit.json, audit.md and audit.html there")
+    verb.add_argument("--save", action="store_true", help="keep the audit beside the tokenizer and in its card")
+    verb.add_argument("--test", type=float, metavar="SHARE", help="audit only this share: what fit --test held out")
+    verb.add_argument("--horizon", type=_positive, help="where the tokenizer leaves it open")
+    verb.add_argument("--no-states", action="store_true", help="do not use the states of the data")
+    verb.add_argument("--budget", type=_seconds, metavar="SECONDS", help="begin no further stage after this time")
+    verb.add_argument("--seed", type=_whole, default=0)
+    _strict(verb)
+    _columns(verb)
+
     verb = _verb(verbs, "compare", _compare, "measure tokenizers side by side on held-out episodes")
     verb.add_argument("data", metavar="DATA")
     verb.add_argument("tokenizers", nargs="*", metavar="SPEC|DIR|REPO", help=f"default: {' '.join(FAMILIES)}")
@@ -482,7 +663,25 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--horizon", type=_positive, help="steps per chunk (one second of data)")
     verb.add_argument("--test", type=float, default=0.2, help="share of episodes held out (%(default)s)")
     verb.add_argument("--allow-single-episode", action="store_true", help="split a single recording in time")
+    verb.add_argument("--audit", action="store_true", help="audit each as well")
+    _strict(verb)
     _sampling(verb, max_chunks=4096)
+    _columns(verb)
+
+    verb = _verb(verbs, "sweep", _sweep, "fit families from coarse to fine and recommend one for a budget")
+    verb.add_argument("data", metavar="DATA")
+    verb.add_argument("tokenizers", nargs="*", metavar="SPEC", help="what to try (20 of all families)")
+    verb.add_argument("--tokens", type=float, help="most ids per chunk")
+    verb.add_argument("--bits", type=float, help="most bits per chunk")
+    verb.add_argument(
+        "--out", metavar="DIR", help="also write sweep.{json,md,html} and the recommended tokenizer there"
+    )
+    verb.add_argument("--horizon", type=_positive, help="steps per chunk (one second of data)")
+    verb.add_argument("--test", type=float, default=0.2, help="share of episodes held out (%(default)s)")
+    verb.add_argument("--allow-single-episode", action="store_true", help="split a single recording in time")
+    verb.add_argument("--stride", type=_positive, default=1, help="between chunk starts in the fit (%(default)s)")
+    verb.add_argument("--seed", type=_whole, default=0)
+    verb.add_argument("--strict", action="store_true", help="exit with 1 if none can be recommended")
     _columns(verb)
 
     verb = _verb(verbs, "push", _push, "save a tokenizer folder to the Hub, in one commit")
@@ -508,11 +707,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], None], summary: str) -> Any:
+def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int | None], summary: str) -> Any:
     verb = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
     verb.add_argument("--json", action="store_true", help="print JSON")
     verb.set_defaults(run=run)
     return verb
+
+
+def _strict(verb: Any) -> None:
+    verb.add_argument("--strict", action="store_true", help="exit with 1 if a condition fails")
 
 
 def _sampling(verb: Any, max_chunks: int) -> None:
@@ -533,6 +736,13 @@ def _whole(text: str) -> int:
     value = int(text)
     if not 0 <= value < 1 << 31:
         raise argparse.ArgumentTypeError(f"expected an integer from 0 to 2**31 - 1, got {text}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"expected seconds >= 0, got {text}")
     return value
 
 

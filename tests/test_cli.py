@@ -363,3 +363,103 @@ def test_compare_tells_folders_of_one_name_apart(run, data, tmp_path):
     code, out, _ = run("compare", data, "fast:vocab_size=300", *names, "--horizon", 8, "--json")
     assert code == 0
     assert list(facts(out)["tokenizers"]) == ["fast:vocab_size=300", "fast", names[1]]
+
+
+@pytest.fixture(scope="module")
+def audited(data, tmp_path_factory):
+    """A tokenizer fitted on half of the data, as `fit --test 0.5` leaves it."""
+    folder = tmp_path_factory.mktemp("audited") / "tok"
+    assert main(["fit", "binning:bins=32", data, "--out", str(folder), "--horizon", "8", "--test", "0.5"]) == 0
+    return folder
+
+
+def test_audit_prints_the_verdict_first_and_writes_three_reports(run, data, audited, tmp_path):
+    code, out, err = run("audit", audited, data, "--test", 0.5, "--out", tmp_path, "--budget", 0)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].startswith(("Nothing measured", "Fails:", "Silent failure risk"))
+    order = [out.index(word) for word in ("Drift", "Values held still", "Smoothness alarm", "Size of error", "condition")]
+    assert order == sorted(order)
+    assert "not a forecast" in out
+    assert "held out            holds" in out
+    told = json.loads((tmp_path / "audit.json").read_text())
+    assert told["verdict"] in (tmp_path / "audit.md").read_text()
+    assert "<svg" in (tmp_path / "audit.html").read_text()
+
+
+def test_audit_of_the_fitted_episodes_is_loud_and_strict_exits_with_1(run, data, audited):
+    code, out, _ = run("audit", audited, data, "--budget", 0, "--strict")
+    assert code == 1
+    assert "NOT HELD OUT" in out
+    assert run("audit", audited, data, "--budget", 0)[0] == 0
+
+
+def test_audit_as_json_is_equal_for_equal_seeds(run, data, audited):
+    first, second = (run("audit", audited, data, "--test", 0.5, "--budget", 0, "--json")[1] for _ in range(2))
+    assert json.loads(first)["data"]["episodes"] == 3
+    assert first == second
+
+
+def test_audit_save_puts_it_into_the_card(run, data, audited, tmp_path):
+    folder = tmp_path / "tok"
+    ActionTokenizer.from_pretrained(audited).save_pretrained(folder)
+    assert run("audit", folder, data, "--test", 0.5, "--budget", 0, "--save")[0] == 0
+    card = (folder / "README.md").read_text()
+    assert "| held out | holds:" in card
+    assert "largest excess jump" in card
+    assert ActionTokenizer.from_pretrained(folder).audit["silent_failure"] is None  # 3 episodes show no alarm
+
+
+def test_audit_says_what_is_wrong_in_one_line(run, data, audited, tmp_path):
+    for arguments, expected in (
+        (("audit", tmp_path / "none", data), "expected a folder written by save_pretrained"),
+        (("audit", audited, tmp_path / "none.npz"), "no such path"),
+        (("audit", audited, data, "--horizon", 9), "expected horizon 8"),
+        (("audit", audited, data, "--test", 2), "test share between 0 and 1"),
+        (("audit", "owner/name", data, "--save"), "expected a folder to --save"),
+        (("compare", data, "--strict"), "expected --audit beside --strict"),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert expected in err
+        assert err.count("\n") == 1
+
+
+def test_a_page_without_matplotlib_is_left_out_with_a_warning(run, data, audited, tmp_path, monkeypatch):
+    import action_tokenizers.diagnostics.plots as plots
+    from action_tokenizers.errors import MissingExtraError
+
+    def missing(*_):
+        raise MissingExtraError("expected matplotlib; pip install 'action-tokenizers[plots]'")
+
+    monkeypatch.setattr(plots, "require", missing)
+    code, _, err = run("audit", audited, data, "--test", 0.5, "--budget", 0, "--out", tmp_path)
+    assert code == 0
+    assert "audit.html was not written" in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["audit.json", "audit.md"]
+
+
+def test_compare_with_audits(run, data, tmp_path, monkeypatch):
+    code, out, _ = run("compare", data, "binning:bins=16", "--horizon", 8, "--audit", "--out", tmp_path)
+    assert code == 0
+    assert "binning:bins=16: " in out
+    assert json.loads((tmp_path / "comparison.json").read_text())["audits"]["binning:bins=16"]["conditions"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "audit-binning-bins=16.html",
+        "audit-binning-bins=16.json",
+        "audit-binning-bins=16.md",
+        "comparison.json",
+        "comparison.md",
+    ]
+
+
+def test_sweep_recommends_within_a_budget_and_saves_it(run, data, tmp_path):
+    specs = ("binning:bins=8", "binning:bins=64", "kmeans:codebook_size=16")
+    code, out, _ = run("sweep", data, *specs, "--horizon", 8, "--tokens", 10, "--out", tmp_path, "--test", 0.5)
+    assert code == 0
+    assert "recommended: kmeans:codebook_size=16" in out
+    assert json.loads((tmp_path / "sweep.json").read_text())["recommended"] == "kmeans:codebook_size=16"
+    assert ActionTokenizer.from_pretrained(tmp_path / "recommended").tokenizer_type == "kmeans"
+    assert "<svg" in (tmp_path / "sweep.html").read_text()
+    assert "| recommended | kmeans" in (tmp_path / "sweep.md").read_text()
+    assert run("sweep", data, "binning", "--horizon", 8, "--tokens", 1, "--strict")[0] == 1

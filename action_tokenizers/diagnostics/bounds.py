@@ -193,7 +193,8 @@ class Given:
             is_jump_searched=jump is not None and jump.kind not in proven,
             lipschitz=values.get("expert_lipschitz"),
             gain=values.get("dynamics_gain"),
-            policy_slope=None if policy is None else policy.parts.get("kappa_1"),
+            # the fitted slope is low: total variation bends down before it ends at 1
+            policy_slope=None if policy is None else policy.parts.get("kappa_1_steepest"),
             deterministic_variation=values.get("statistical_term"),
             stochastic_variation=values.get("statistical_bound"),
             # the spread is an upper end: that it is large proves nothing

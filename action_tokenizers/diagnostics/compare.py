@@ -1,33 +1,33 @@
 """Measure several tokenizers on the same held-out episodes, side by side."""
 
-import copy
 import json
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from action_tokenizers.base import ActionTokenizer, Progress
-from action_tokenizers.data import ChunkSample, Episodes, default_horizon
-from action_tokenizers.diagnostics.codebook import next_token_entropy, shift_overlap, undecodable_rate, usage
-from action_tokenizers.diagnostics.error import (
-    border_jump,
-    drift,
-    error_split,
-    gripper_flips,
-    hold_bias,
-    two_valued,
-    unit_of,
-)
+from action_tokenizers.data import Episodes
+from action_tokenizers.data.fingerprint import recognised
+from action_tokenizers.diagnostics.along import border_jump_of as border_jump
+from action_tokenizers.diagnostics.along import drift_of as drift
+from action_tokenizers.diagnostics.along import executed, two_valued
+from action_tokenizers.diagnostics.along import gripper_flips_of as gripper_flips
+from action_tokenizers.diagnostics.along import hold_bias_of as hold_bias
+from action_tokenizers.diagnostics.audit import audit
+from action_tokenizers.diagnostics.codebook import next_token_entropy, undecodable_rate
+from action_tokenizers.diagnostics.codebook import shift_overlap_of as shift_overlap
+from action_tokenizers.diagnostics.codebook import usage_of as usage
+from action_tokenizers.diagnostics.error import error_split, unit_of
+from action_tokenizers.diagnostics.fitting import common_horizon, fit_all
+from action_tokenizers.diagnostics.report import AuditReport
 from action_tokenizers.diagnostics.scene import Scene
-from action_tokenizers.errors import ActionShapeError, ActionValueError
-from action_tokenizers.ranges import OpenRange
-from action_tokenizers.tokenizers.published_fast import PublishedFASTTokenizer
+from action_tokenizers.diagnostics.subject import Subject
+from action_tokenizers.errors import ActionValueError
 
 __all__ = ["COLUMNS", "Column", "Comparison", "compare"]
 
@@ -78,12 +78,14 @@ class Comparison:
         data: source, horizon, episodes, chunks, unit and split.
         notes: what a reader must know, such as skipped episodes.
         tokenizers: the fitted tokenizers that were measured.
+        audits: their audits by name, where these were asked for.
     """
 
     rows: dict[str, dict[str, Any]]
     data: dict[str, Any]
     notes: tuple[str, ...] = ()
     tokenizers: Mapping[str, ActionTokenizer] = field(default_factory=dict, repr=False)
+    audits: Mapping[str, AuditReport] = field(default_factory=dict, repr=False)
 
     def cells(self, column: Column) -> list[str]:
         """Return one printed value per tokenizer."""
@@ -97,7 +99,10 @@ class Comparison:
         lines += [f"| {c.heading.strip()} | {' | '.join(self.cells(c))} |" for c in COLUMNS]
         legend = [f"- **{c.heading.strip()}**: {c.meaning}" for c in COLUMNS]
         notes = [f"\nNote: {note}" for note in self.notes]
-        return "\n".join([*lines, "", self.caption(), *notes, "", *legend, "", *self._per_dim(), ""])
+        return "\n".join([*lines, "", self.caption(), *notes, "", *self._verdicts(), *legend, "", *self._per_dim(), ""])
+
+    def _verdicts(self) -> list[str]:
+        return [f"- **{name}**: {report.verdict}" for name, report in self.audits.items()] + [""] * bool(self.audits)
 
     def _per_dim(self) -> list[str]:
         names = self.data["action_names"] or [str(j) for j in range(self.data["action_dim"])]
@@ -116,7 +121,9 @@ class Comparison:
         )
 
     def audit(self, name: str) -> dict[str, Any]:
-        """Return what `save_pretrained(audit=...)` keeps of one tokenizer's numbers; speeds are no property of it."""
+        """Return what `save_pretrained(audit=...)` keeps: its audit, or the numbers here but for the speeds."""
+        if name in self.audits:
+            return self.audits[name].to_json()
         row = self.rows[name]
         return {
             "data": self.data,
@@ -130,7 +137,9 @@ class Comparison:
 
     def to_json(self) -> str:
         """Return everything as JSON."""
-        return json.dumps({"data": self.data, "tokenizers": self.rows, "notes": list(self.notes)}, indent=2)
+        told = {"data": self.data, "tokenizers": self.rows, "notes": list(self.notes)}
+        audits = {name: report.to_json() for name, report in self.audits.items()}
+        return json.dumps({**told, "audits": audits} if audits else told, indent=2)
 
 
 def compare(
@@ -142,13 +151,14 @@ def compare(
     max_chunks: int = 4096,
     seed: int = 0,
     allow_single_episode: bool = False,
+    audits: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
     """Measure `tokenizers` on held-out episodes.
 
     Fitted tokenizers are measured on all `episodes`, which the caller held out. If any is not fitted, the episodes
     are split, copies of the unfitted ones are fitted on one part, and all are measured on the other. A tokenizer that
-    was fitted elsewhere on data of the same name is noted: only the caller knows on which episodes.
+    was fitted elsewhere on some of these episodes is noted, by what its provenance tells of them.
 
     Args:
         tokenizers: name -> tokenizer; all of one horizon, or open. They stay as they are.
@@ -158,6 +168,7 @@ def compare(
         max_chunks: most held-out chunks to encode; more are sampled.
         seed: of the split and of all draws.
         allow_single_episode: a single episode is split in time; both halves are one recording, so say so.
+        audits: audit each as well, on the same held-out episodes.
         progress: called as `progress(stage, done, total)`.
 
     Returns:
@@ -170,22 +181,30 @@ def compare(
     """
     if not tokenizers:
         raise ActionValueError("expected at least one tokenizer to compare, got none")
-    horizon = _common_horizon(tokenizers, episodes)
-    notes = [
-        f"{name} was fitted before, on data of the same name: it is held out only if these episodes were kept from it"
-        for name, tokenizer in tokenizers.items()
-        if tokenizer.is_fitted and episodes.source in tokenizer.provenance.get("sources", ())
-    ]
-    fitted, held_out, told = _fit_all(tokenizers, episodes, horizon, test, stride, seed, allow_single_episode, progress)
+    horizon = common_horizon(tokenizers, episodes)
+    found = fit_all(
+        tokenizers,
+        episodes,
+        horizon,
+        test=test,
+        stride=stride,
+        seed=seed,
+        allow_single_episode=allow_single_episode,
+        progress=progress,
+    )
+    fitted, held_out = found.tokenizers, found.held_out
     scene = Scene.of(held_out, horizon, unit_of(_real_steps(episodes)), stride, max_chunks, seed)
-    notes += told
+    notes = [*_overlaps(tokenizers, held_out, horizon), *found.notes]
     if scene.skipped:
         notes.append(f"{scene.skipped} held-out episodes are shorter than the horizon and were skipped")
     rows: dict[str, dict[str, Any]] = {}
+    reports: dict[str, AuditReport] = {}
     for done, (name, tokenizer) in enumerate(fitted.items()):
         if progress is not None:
             progress("measure", done, len(fitted))
         rows[name] = _measure(tokenizer, scene, seed)
+        if audits:
+            reports[name] = audit(tokenizer, held_out, seed=seed, horizon=horizon, unit=scene.unit)
     data = {
         "source": episodes.source,
         "key": episodes.key,
@@ -199,65 +218,23 @@ def compare(
         "seed": seed,
         "unit": scene.unit.tolist(),
     }
-    return Comparison(rows, data, tuple(notes), fitted)
+    return Comparison(rows, data, tuple(notes), fitted, reports)
 
 
-def _common_horizon(tokenizers: Mapping[str, ActionTokenizer], episodes: Episodes) -> int:
-    asked = {h for h in (t.horizon if t.is_fitted else t.asked_horizon for t in tokenizers.values()) if h is not None}
-    if len(asked) > 1:
-        raise ActionShapeError(f"expected tokenizers of one horizon to compare, got {sorted(asked)}")
-    horizon = asked.pop() if asked else default_horizon(episodes)
-    if horizon is None:
-        raise ActionShapeError(
-            f"expected a horizon, but {episodes.source} has no fps to take one second of; give horizon= (--horizon)"
-        )
-    return horizon
-
-
-def _fit_all(
-    tokenizers: Mapping[str, ActionTokenizer],
-    episodes: Episodes,
-    horizon: int,
-    test: float,
-    stride: int,
-    seed: int,
-    allow_single_episode: bool,
-    progress: Progress | None,
-) -> tuple[dict[str, ActionTokenizer], Episodes, list[str]]:
-    notes: list[str] = []
-    if all(t.is_fitted and not _takes_normalised(t) for t in tokenizers.values()):
-        return dict(tokenizers), episodes, notes
-    if len(episodes) == 1 and not allow_single_episode:
-        raise ActionValueError(
-            f"expected two or more episodes to hold some out, got the single one of {episodes.source}; to split it in "
-            "time and call the halves held-out all the same, pass allow_single_episode (--allow-single-episode)"
-        )
-    train, held_out = episodes.split(test, seed=seed, horizon=horizon)
-    if not held_out.independent:
-        notes.append("both halves come from one recording: the numbers are not independent of the fit")
-    sample = ChunkSample().add(train, horizon, stride)
-    if sample.skipped:
-        notes.append(f"{sample.skipped} training episodes are shorter than the horizon and were skipped")
-    fitted: dict[str, ActionTokenizer] = {}
-    for done, (name, tokenizer) in enumerate(tokenizers.items()):
-        if progress is not None:
-            progress("fit", done, len(tokenizers))
-        if _takes_normalised(tokenizer):
-            fitted[name] = tokenizer.with_range(sample)
-            notes.append(f"{name} takes normalised actions: it was given the q01-q99 range of the training episodes")
-            continue
-        if tokenizer.is_fitted:
-            fitted[name] = tokenizer
-            continue
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*shorter than the horizon")  # the note says it
-            fitted[name] = copy.deepcopy(tokenizer).fit(sample)
-    return fitted, held_out, notes
-
-
-def _takes_normalised(tokenizer: ActionTokenizer) -> TypeGuard[PublishedFASTTokenizer]:
-    """Say whether it was imported without a normaliser, so that raw actions mean nothing to it."""
-    return isinstance(tokenizer, PublishedFASTTokenizer) and isinstance(tokenizer.range, OpenRange)
+def _overlaps(tokenizers: Mapping[str, ActionTokenizer], held_out: Episodes, horizon: int) -> list[str]:
+    """Say which tokenizers were fitted before on some of the held-out episodes."""
+    notes = []
+    for name, tokenizer in tokenizers.items():
+        told = tokenizer.provenance if tokenizer.is_fitted else {}
+        known = told.get("fingerprints") or ()
+        found = recognised(known, held_out, horizon, tokenizer.relative) if known else {}
+        if found:
+            notes.append(
+                f"{name} is NOT HELD OUT: it was fitted on some of these episodes, such as {min(found.values())}"
+            )
+        elif not known and held_out.source in told.get("sources", ()):
+            notes.append(f"{name} was fitted before, on data of the same name; which episodes it does not tell")
+    return notes
 
 
 def _measure(tokenizer: ActionTokenizer, scene: Scene, seed: int) -> dict[str, Any]:
@@ -280,7 +257,7 @@ def _measure(tokenizer: ActionTokenizer, scene: Scene, seed: int) -> dict[str, A
         "vocab_size": tokenizer.vocab_size,
         "bits": float(tokenizer.bits(ids, **coded.shape).mean()),
         **error_split(total, clipping),
-        **_along(tokenizer, scene, key),
+        **_along(tokenizer, scene),
         "overlap": shift_overlap(ids[has_later], shifted, tokenizer.pad_id),
         "usage": usage(tokenizer, ids, lengths),
         "entropy": next_token_entropy(said, lengths, scene.episode, tokenizer.vocab_size),
@@ -290,14 +267,10 @@ def _measure(tokenizer: ActionTokenizer, scene: Scene, seed: int) -> dict[str, A
     }
 
 
-def _along(tokenizer: ActionTokenizer, scene: Scene, key: str) -> dict[str, Any]:
+def _along(tokenizer: ActionTokenizer, scene: Scene) -> dict[str, Any]:
     """Measure what adds up along an episode, chunk after chunk from its start."""
-    actions, errors = [], []
-    for recorded, coded in scene.tiled(tokenizer):
-        real = ~coded.is_pad
-        _, decoded = coded.quantize(tokenizer, key)
-        actions.append(recorded[real] / scene.unit)
-        errors.append((decoded[real] - recorded[real].astype(np.float64)) / scene.unit)
+    subject = Subject.of(tokenizer, scene.episodes, scene.horizon, scene.unit)
+    actions, errors = zip(*executed(subject), strict=True)
     bias = hold_bias(actions, errors)
     return {
         **drift(errors),

@@ -305,7 +305,7 @@ def test_numbers_come_from_the_other_measures():
         "excess_jump": measure("excess_jump", 0.04, Kind.LOWER),
         "expert_lipschitz": measure("expert_lipschitz", 0.25),
         "dynamics_gain": measure("dynamics_gain", 2.0),
-        "policy_tv": measure("policy_tv", 0.3, kappa_1=0.5),
+        "policy_tv": measure("policy_tv", 0.3, kappa_1=0.4, kappa_1_steepest=0.5),
         "statistical_term": measure("statistical_term", 0.1),
         "statistical_bound": measure("statistical_bound", 0.2),
         "expert_spread": measure("expert_spread", 0.03, Kind.UPPER),

@@ -118,10 +118,22 @@ def test_tokenizers_are_left_as_they_were(episodes):
     assert compare(asked, episodes).rows["fast"]["mse"] == result.rows["fast"]["mse"]
 
 
-def test_a_tokenizer_fitted_on_data_of_the_same_name_is_noted(episodes):
+def test_a_tokenizer_fitted_on_the_held_out_episodes_is_noted(episodes):
     fitted = KMeansTokenizer(horizon=10, codebook_size=16).fit(episodes)
     notes = compare({"mine": fitted, "new": BinningTokenizer(horizon=10)}, episodes).notes
-    assert any(note.startswith("mine was fitted before") for note in notes)
+    assert any(note.startswith("mine is NOT HELD OUT") for note in notes)
+
+
+def test_a_tokenizer_fitted_on_other_episodes_of_the_same_data_is_not(episodes):
+    train, test = episodes.split(0.5, seed=0)
+    fitted = KMeansTokenizer(horizon=10, codebook_size=16).fit(train)
+    assert not compare({"mine": fitted}, test).notes
+
+
+def test_one_that_does_not_tell_which_chunks_it_saw_is_noted_by_the_name_of_its_data(episodes):
+    fitted = KMeansTokenizer(horizon=10, codebook_size=16).fit(episodes)
+    del fitted.provenance["fingerprints"]
+    assert any("which episodes it does not tell" in note for note in compare({"mine": fitted}, episodes).notes)
     assert not any(note.startswith("new") for note in notes)
     elsewhere = replace(episodes, source="elsewhere")
     assert compare({"mine": fitted}, elsewhere).notes == ()

@@ -1,0 +1,373 @@
+"""Which conditions of the theory hold, fail, or are not shown by the measures of an audit.
+
+The theory (Cao & Xie 2026) bounds the regret of log-loss cloning on tokens where the quantization error is small in
+the right sense and the tokenized policy is smooth. Here each of its conditions is held against the numbers. One scale
+serves them all: `far`, five times the larger of 5 % of the action range and twice the mean error, is what counts as a
+far jump or a large error, so that a coarse tokenizer is not accused of its own cell size.
+"""
+
+from collections.abc import Mapping
+
+from action_tokenizers.diagnostics.error import far
+from action_tokenizers.diagnostics.measure import Kind, Measure
+from action_tokenizers.diagnostics.report import Condition, Status
+from action_tokenizers.diagnostics.smoothness import COARSE, FINE, LEAST_EPISODES, RARE, jump_alarm
+
+__all__ = ["SCALE", "advise", "decide", "silent_failure"]
+
+Measures = Mapping[str, Measure]
+
+SCALE = COARSE  # 5 % of the action range, in half ranges
+LOST = 0.1  # share of the recorded outcome that decoded actions may lose in replay
+COMPOUNDS = 4.0  # times as large over the second half of an episode: more than adding up
+SMOOTH = 0.05  # probability of a far action between two neighbouring states, or of one too many
+
+
+def silent_failure(measures: Measures) -> bool | None:
+    """Return whether the flag fires; None where the data cannot show it.
+
+    It needs both: the jump alarm at two sizes of perturbation, and an expert whose actions, given the state, spread
+    less than the smaller of them. Without the alarm it is off, whatever the expert.
+    """
+    alarm = jump_alarm(measures["episode_jump"], measures["episode_jump_fine"])
+    if not alarm:
+        return alarm
+    return _near_deterministic(measures)
+
+
+def _near_deterministic(measures: Measures) -> bool | None:
+    spread = measures.get("expert_spread")
+    if spread is None or spread.value is None:
+        return None
+    return spread.value < FINE
+
+
+def decide(
+    measures: Measures, *, fingerprints: int | None, seen: Mapping[str, int], action_dim: int
+) -> tuple[Condition, ...]:
+    """Return every condition with its status.
+
+    Args:
+        measures: by name.
+        fingerprints: how many of the fit's chunks are known; None where its provenance tells none.
+        seen: those found in the audited episodes: fingerprint -> episode.
+        action_dim: d.
+    """
+    return (
+        _held_out(fingerprints, seen),
+        _mean_error(measures, action_dim),
+        _rare_errors(measures),
+        _bounded_error(measures),
+        _values_reproduced(measures),
+        _smooth_tokenizer(measures),
+        _no_silent_failure(measures),
+        _smooth_pairs(measures),
+        _small_gain(measures),
+        _smooth_policy(measures),
+        _stable(measures),
+        _outcome(measures),
+    )
+
+
+def _held_out(fingerprints: int | None, seen: Mapping[str, int]) -> Condition:
+    if not fingerprints:
+        status, evidence = Status.NOT_SHOWN, "the tokenizer does not tell what it was fitted on"
+    elif seen:
+        names = sorted(set(seen.values()))
+        status = Status.FAILS
+        evidence = (
+            f"{len(seen)} of {fingerprints} fingerprints of its fit data occur in episodes {_list(names)}: "
+            "every error below is too small"
+        )
+    else:
+        status = Status.HOLDS
+        evidence = f"none of {fingerprints} fingerprints of its fit data occurs in these episodes"
+    return Condition(
+        "held_out",
+        "The tokenizer was not fitted on the audited episodes.",
+        status,
+        evidence,
+        "sound measurement",
+        needs="a tokenizer fitted by this library on chunks that move" if status is Status.NOT_SHOWN else "",
+    )
+
+
+def _mean_error(measures: Measures, action_dim: int) -> Condition:
+    found = measures["error_mean"]
+    limit = SCALE * action_dim**0.5
+    low, high = found.interval or (0.0, float("inf"))
+    status = Status.HOLDS if high <= limit else Status.FAILS if low > limit else Status.NOT_SHOWN
+    return Condition(
+        "mean_error",
+        "The mean error on the demonstrations is below 5 % of the range in every dim, taken together.",
+        status,
+        f"mean error {_told(found)} against {limit:.3g} ({SCALE} x sqrt({action_dim}))",
+        "Eq 4",
+        ("error_mean",),
+        "more held-out episodes" if status is Status.NOT_SHOWN else "",
+    )
+
+
+def _rare_errors(measures: Measures) -> Condition:
+    found, mean = measures["error_max"], measures["error_mean"].value or 0.0
+    limit = far(mean)
+    share = found.parts["beyond_threshold"]
+    low, high = share["interval"]
+    status = Status.NOT_SHOWN if share["n"] < LEAST_EPISODES else Status.FAILS if low > RARE else Status.HOLDS
+    return Condition(
+        "rare_errors",
+        "As far as these episodes show, at most 1 % hold a large error: the regret pays for the worst step of an "
+        "episode, not for the mean.",
+        status,
+        f"{share['hits']} of {share['n']} episodes hold an error above {limit:.3g}; "
+        f"95 % interval {low:.1%} to {high:.1%}",
+        "Thm 1, P(exists h: |q(u_h) - u_h| > d - eps')",
+        ("error_max",),
+        f"{LEAST_EPISODES} held-out episodes" if status is Status.NOT_SHOWN else "",
+    )
+
+
+def _bounded_error(measures: Measures) -> Condition:
+    found, mean = measures["error_sup"], measures["error_mean"].value or 0.0
+    limit = far(mean)
+    if found.value is None:
+        return Condition(
+            "bounded_error",
+            EQ3,
+            Status.NOT_SHOWN,
+            found.caveat,
+            "Eq 3",
+            ("error_sup",),
+            "a family that tells its cells",
+        )
+    how = {Kind.EXACT: "exactly", Kind.UPPER: "at most"}.get(found.kind, SEARCHED)
+    # a gripper of two exact values is far from everything between them, and never asked for it
+    value = found.parts.get("moving", found.value)
+    if found.kind is Kind.UPPER and value > limit:
+        # what may be as large as a bound need not be: the search beside it decides
+        how, value = SEARCHED, max(domain["value"] for domain in found.parts["domains"].values())
+    holds = value <= limit
+    return Condition(
+        "bounded_error",
+        EQ3,
+        Status.HOLDS if holds else Status.FAILS,
+        f"the largest error inside the range is {how} {value:.3g}, {_ratio(value, mean)} the mean, against {limit:.3g}"
+        + ("" if holds else "; a large error far from the data is no fault of its own: see smoothness"),
+        "Eq 3",
+        ("error_sup", "error_mean"),
+    )
+
+
+SEARCHED = "at least, as far as searched,"
+EQ3 = "The error is bounded over the whole action range, not only on the demonstrations."
+
+
+def _values_reproduced(measures: Measures) -> Condition:
+    found = measures["hold_bias"]
+    if found.value is None:
+        status, evidence = Status.HOLDS, "no dim holds still for 8 steps: there is nothing to reproduce"
+    else:
+        status = Status.HOLDS if found.value <= SCALE else Status.FAILS
+        evidence = f"worst dim's mean error while it holds still: {_told(found)} against {SCALE}"
+    return Condition(
+        "values_reproduced",
+        "Values that a dim holds, such as an open or closed gripper, come back within 5 % of the range.",
+        status,
+        evidence,
+        "replay experiments: a biased grip drops the object",
+        ("hold_bias",),
+    )
+
+
+def _smooth_tokenizer(measures: Measures) -> Condition:
+    five, two = measures["episode_jump"], measures["episode_jump_fine"]
+    alarm = jump_alarm(five, two)
+    status = {None: Status.NOT_SHOWN, True: Status.FAILS, False: Status.HOLDS}[alarm]
+    return Condition(
+        "smooth_tokenizer",
+        "As far as these episodes show, a small change of an action decodes to a far one in at most 1 % of them.",
+        status,
+        f"share of episodes with a far jump: {_told(five)} at 5 % and {_told(two)} at 2 % of the range",
+        "Prop 5; Thm 6",
+        ("episode_jump", "episode_jump_fine", "excess_jump"),
+        f"{LEAST_EPISODES} held-out episodes" if status is Status.NOT_SHOWN else "",
+    )
+
+
+def _no_silent_failure(measures: Measures) -> Condition:
+    flag = silent_failure(measures)
+    spread = measures.get("expert_spread")
+    alarm = jump_alarm(measures["episode_jump"], measures["episode_jump_fine"])
+    expert = "not measured" if spread is None or spread.value is None else _told(spread)
+    needs = ""
+    if flag is None:
+        needs = f"{LEAST_EPISODES} held-out episodes" if alarm is None else "states"
+    return Condition(
+        "no_silent_failure",
+        "The tokenizer is smooth, or the expert is random enough for any tokenizer to inherit its smoothness.",
+        {None: Status.NOT_SHOWN, True: Status.FAILS, False: Status.HOLDS}[flag],
+        f"jump alarm {'not shown' if alarm is None else 'on' if alarm else 'off'}; spread of the expert's action given "
+        f"the state: {expert}, against {FINE:.2g}",
+        "Thm 2 and Thm 6",
+        ("episode_jump", "episode_jump_fine", "expert_spread"),
+        needs,
+    )
+
+
+def _smooth_pairs(measures: Measures) -> Condition:
+    found = measures.get("excess_violation")
+    statement = (
+        "As far as these pairs show, of neighbouring states at most 1 % more have far decoded actions than have far "
+        "recorded ones."
+    )
+    if found is None or found.value is None or found.interval is None:
+        return _missing("smooth_pairs", statement, "states of two or more episodes", "Def 4 (RTVC)", found)
+    low, high = found.interval
+    status = Status.FAILS if low > RARE else Status.HOLDS if high <= SMOOTH else Status.NOT_SHOWN
+    recorded = found.parts["nearest"]["recorded"][found.parts["scales"].index(found.parts["scale"])]
+    return Condition(
+        "smooth_pairs",
+        statement,
+        status,
+        f"far decoded pairs less far recorded pairs, of states as near as neighbours: {_told(found)}; "
+        f"{recorded:.1%} of the recorded pairs are far apart themselves",
+        "Def 4 (RTVC)",
+        ("excess_violation", "pair_violation"),
+        "more episodes" if status is Status.NOT_SHOWN else "",
+    )
+
+
+def _small_gain(measures: Measures) -> Condition:
+    gain, slope = measures.get("dynamics_gain"), measures.get("expert_lipschitz")
+    statement = "L g < 1: the expert's slope times the gain of the dynamics, where the bound grows linearly in H."
+    if gain is None or slope is None or gain.value is None or slope.value is None:
+        return _missing("small_gain", statement, "states of a demonstrator that varies, or a simulator", "Thm 3", gain)
+    product = gain.value * slope.value
+    return Condition(
+        "small_gain",
+        statement,
+        Status.HOLDS if product < 1 else Status.NOT_SHOWN,
+        f"L g = {slope.value:.3g} x {gain.value:.3g} = {product:.3g} from a linear fit (a proxy)"
+        + ("" if product < 1 else ": inconclusive, not violated; feedback may still be stable"),
+        "Thm 3, Prop 5",
+        ("dynamics_gain", "expert_lipschitz"),
+        "" if product < 1 else "a simulator",
+    )
+
+
+def _smooth_policy(measures: Measures) -> Condition:
+    found = measures.get("policy_jump")
+    statement = "The token policy itself is smooth: in neighbouring recorded states it rarely chooses far actions."
+    near = None if found is None else found.parts.get("neighbours")
+    if found is None or near is None:
+        return _missing("smooth_policy", statement, "a policy, and two episodes", "Def 4 (RTVC), Thm 1", found)
+    at = found.parts["multiple"].index(found.parts["headline"])
+    share, interval = near["share"][at], near["interval"][at]
+    low, high = interval or (0.0, 1.0)
+    # only where the cost is computed and not bounded can it be shown to be too large
+    fails = found.kind is Kind.CONSISTENT and low > SMOOTH
+    status = Status.HOLDS if high <= SMOOTH else Status.FAILS if fails else Status.NOT_SHOWN
+    bound = "" if found.kind is Kind.CONSISTENT else "at most "
+    return Condition(
+        "smooth_policy",
+        statement,
+        status,
+        f"probability of a far action between neighbours: {bound}{share:.3g} [{low:.3g}, {high:.3g}], against {SMOOTH}",
+        "Def 4 (RTVC), Thm 1",
+        ("policy_jump", "policy_tv"),
+        "more episodes, or a policy whose draws follow its seed" if status is Status.NOT_SHOWN else "",
+    )
+
+
+def _stable(measures: Measures) -> Condition:
+    found = measures.get("replay_growth")
+    statement = "Executed open loop, the deviation from the recorded motion does not grow exponentially."
+    worst = None if found is None else found.parts.get("factor", {}).get(found.parts.get("group"))
+    if found is None or not worst or worst["interval"] is None:
+        return _missing("stable_dynamics", statement, "a simulator (replay=)", "Def 3 (P-IISS)", found)
+    low, high = worst["interval"]
+    status = Status.FAILS if low > COMPOUNDS else Status.HOLDS if high <= COMPOUNDS else Status.NOT_SHOWN
+    return Condition(
+        "stable_dynamics",
+        statement,
+        status,
+        f"over the second half of an episode the deviation becomes {worst['value']:.3g} times as large "
+        f"[{low:.3g}, {high:.3g}]; 1 where errors are forgotten, 2 where they add up, against {COMPOUNDS:g}",
+        "Def 3 (P-IISS)",
+        ("replay_growth", "replay_gain"),
+        "more episodes" if status is Status.NOT_SHOWN else "",
+    )
+
+
+def _outcome(measures: Measures) -> Condition:
+    found = measures.get("replay_score")
+    statement = "Decoded actions, executed open loop, reach what the recorded ones reach."
+    if found is None or found.value is None or found.interval is None:
+        return _missing("replay_outcome", statement, "a simulator that scores (replay=)", "replay", found)
+    status = Status.FAILS if found.interval[0] > LOST else Status.HOLDS if found.value <= LOST else Status.NOT_SHOWN
+    return Condition(
+        "replay_outcome",
+        statement,
+        status,
+        f"score lost by decoding: {_told(found)} against {LOST}",
+        "Thm 7 with a perfect model",
+        ("replay_score", "replay_deviation"),
+        "more episodes" if status is Status.NOT_SHOWN else "",
+    )
+
+
+def _missing(name: str, statement: str, needs: str, source: str, found: Measure | None) -> Condition:
+    evidence = "not measured" if found is None else found.caveat
+    return Condition(name, statement, Status.NOT_SHOWN, evidence, source, needs=needs)
+
+
+def advise(conditions: tuple[Condition, ...]) -> tuple[str, ...]:
+    """Return what to do, most urgent first."""
+    failing = {condition.name for condition in conditions if condition.status is Status.FAILS}
+    return tuple(text for name, text in ADVICE.items() if name in failing)
+
+
+ADVICE = {
+    "held_out": "Keep episodes from the fit and audit on those: every number here flatters the tokenizer.",
+    "no_silent_failure": (
+        "Do not deploy on these numbers alone. Replay decoded actions in a simulator, prefer a tokenizer whose excess "
+        "jump is of the order of its mean error (uniform bins), or smooth the execution: add noise to the states in "
+        "training and in execution."
+    ),
+    "smooth_tokenizer": (
+        "Some actions next to demonstrated ones decode far away. Look at the worst episodes' actions; more data per "
+        "code, fewer codes or uniform cells remove such holes."
+    ),
+    "values_reproduced": (
+        "Give the dim that holds still its exact values: bins=2 for a two-valued gripper, or a tokenizer of its own."
+    ),
+    "rare_errors": (
+        "Look at the episodes with the largest errors: a rare motion without a code of its own, or clipping."
+    ),
+    "bounded_error": (
+        "Errors off the data are large. Harmless where the jumps are small; else widen the range or use more codes."
+    ),
+    "mean_error": "The error is large everywhere: use more codes, smaller steps or shorter chunks.",
+    "smooth_pairs": "Similar states get dissimilar actions after decoding: use a finer or smoother tokenizer.",
+    "smooth_policy": (
+        "The policy chooses far actions in near states: train it longer or on more data, add noise to the states in "
+        "training, or use a smoother tokenizer."
+    ),
+    "stable_dynamics": "The system does not forget errors: shorten the open-loop part, or execute closed loop.",
+    "replay_outcome": "Decoded demonstrations fail where recorded ones succeed: lower the drift first.",
+}
+
+
+def _told(measure: Measure) -> str:
+    if measure.value is None:
+        return "not shown"
+    interval = "" if measure.interval is None else f" [{measure.interval[0]:.3g}, {measure.interval[1]:.3g}]"
+    return f"{measure.value:.3g}{interval}"
+
+
+def _ratio(value: float, mean: float) -> str:
+    return f"{value / mean:.3g} times" if mean > 0 else "beyond any multiple of"
+
+
+def _list(names: list[int]) -> str:
+    return ", ".join(map(str, names[:8])) + (", ..." if len(names) > 8 else "")

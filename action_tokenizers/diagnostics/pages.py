@@ -1,0 +1,170 @@
+"""An audit and a sweep as one HTML page each, which needs no network."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from action_tokenizers.diagnostics.catalogue import CATALOGUE
+from action_tokenizers.diagnostics.measure import Kind, Measure
+from action_tokenizers.diagnostics.report import AuditReport, Status
+from action_tokenizers.diagnostics.tables import (
+    LIMITS,
+    SWEEP_COLUMNS,
+    SWEEP_LEGEND,
+    Group,
+    budget,
+    evidence,
+    front_page,
+    row_of,
+    sweep_rows,
+)
+
+if TYPE_CHECKING:
+    from action_tokenizers.diagnostics.frontier import Frontier
+    from action_tokenizers.diagnostics.plots import Plot
+
+__all__ = ["html", "sweep_html"]
+
+KINDS = {
+    Kind.EXACT: "computed exactly",
+    Kind.LOWER: "at least this: found by search",
+    Kind.UPPER: "at most this: a bound",
+    Kind.UNBIASED: "estimate, unbiased",
+    Kind.CONSISTENT: "estimate, right in the limit of many episodes",
+    Kind.PROXY: "stands for something it usually goes along with",
+}
+
+
+def html(report: AuditReport) -> str:
+    """Return the audit as one HTML page with plots inside; it loads nothing.
+
+    Raises:
+        MissingExtraError: matplotlib (the extra `plots`) is not installed.
+    """
+    from action_tokenizers.diagnostics.plots import plots
+
+    kind = escape(str(report.tokenizer["type"]))
+    body = f"""
+<header class="{_mood(report)}">
+<p class="eyebrow">Audit of a {kind} tokenizer</p>
+<h1>{escape(report.verdict)}</h1>
+<p>{escape(report.caption)}</p>
+{_notes(report.notes)}
+</header>
+<main>
+<section><h2>First page</h2>{"".join(_group(group) for group in front_page(report))}</section>
+{_advice(report.advice)}
+<section><h2>Conditions</h2><p>{escape(report.regime)}</p>{_conditions(report)}</section>
+<section><h2>Plots</h2><div class="plots">{_figures(plots(report))}</div></section>
+<section><h2>All numbers</h2><p>Open a row for what it means, what it cannot say, and what to do.</p>
+{"".join(_detail(m) for m in report.measures)}</section>
+<section><h2>Limits</h2><ul>{"".join(f"<li>{escape(text)}</li>" for text in LIMITS)}</ul>
+<h3>Kinds of numbers</h3><dl>{"".join(f"<dt>{k.value.upper()}</dt><dd>{escape(t)}</dd>" for k, t in KINDS.items())}</dl>
+</section>
+<section><h2>What was audited</h2>{_facts(report)}</section>
+</main>"""
+    return _page(f"Audit: {kind}", body)
+
+
+def _figures(drawn: Iterable["Plot"]) -> str:
+    return "".join(
+        f"<figure><h3>{escape(p.title)}</h3>{p.svg}<figcaption>{escape(p.caption)}</figcaption></figure>" for p in drawn
+    )
+
+
+def _style() -> str:
+    return (Path(__file__).parent / "pages.css").read_text(encoding="utf-8")
+
+
+def _page(title: str, body: str) -> str:
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{_style()}</style>\n</head>\n<body>{body}\n</body>\n</html>\n"
+    )
+
+
+def sweep_html(found: "Frontier") -> str:
+    """Return a sweep as one HTML page that loads nothing.
+
+    Raises:
+        MissingExtraError: matplotlib (the extra `plots`) is not installed.
+    """
+    from action_tokenizers.diagnostics.plots import frontier_plots
+
+    head = "".join(f"<th>{escape(heading)}</th>" for heading in SWEEP_COLUMNS)
+    rows = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in sweep_rows(found))
+    body = f"""
+<header class="{"open" if found.recommended is None else "holds"}">
+<p class="eyebrow">Sweep of {len(found.points)} tokenizers, budget: {escape(budget(found))}</p>
+<h1>Recommended: {escape(found.recommended or "none")}</h1><p>{escape(found.why)}</p>{_notes(found.notes)}
+</header>
+<main>
+<section><h2>Rate, distortion and smoothness</h2><div class="plots">{_figures(frontier_plots(found))}</div></section>
+<section><h2>All of them</h2><div class="wide"><table><tr>{head}</tr>{rows}</table></div>
+<p>{escape(SWEEP_LEGEND)}</p></section></main>"""
+    return _page("Sweep", body)
+
+
+def _mood(report: AuditReport) -> str:
+    if report.silent_failure or report.failing:
+        return "fails"
+    return "open" if any(c.status is Status.NOT_SHOWN for c in report.conditions) else "holds"
+
+
+def _notes(notes: Iterable[str]) -> str:
+    return "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
+
+
+def _group(group: Group) -> str:
+    rows = "".join(
+        f'<tr><th scope="row">{escape(r.heading)}<small>{escape(r.meaning)}</small></th>'
+        f'<td class="value">{escape(r.value)}<small>{escape(r.interval)}</small></td>'
+        f"<td>{escape(r.unit)}<small>{escape(r.kind)}</small></td></tr>"
+        for r in group.rows
+    )
+    return (
+        f'<div class="group"><h3>{escape(group.title)} <small>{escape(group.remark)}</small></h3>'
+        f"<table>{rows}</table></div>"
+    )
+
+
+def _advice(advice: Sequence[str]) -> str:
+    if not advice:
+        return ""
+    return f"<section><h2>What to do</h2><ol>{''.join(f'<li>{escape(text)}</li>' for text in advice)}</ol></section>"
+
+
+def _conditions(report: AuditReport) -> str:
+    rows = []
+    for c in report.conditions:
+        mood = c.status.value.replace(" ", "-")
+        rows.append(
+            f'<tr><td><span class="status {mood}">{c.status.value}</span></td>'
+            f'<th scope="row">{escape(c.name.replace("_", " "))}'
+            f"<small>{escape(c.statement)} ({escape(c.source)})</small></th><td>{escape(evidence(c))}</td></tr>"
+        )
+    return f'<table class="conditions">{"".join(rows)}</table>'
+
+
+def _detail(measure: Measure) -> str:
+    row, entry = row_of(measure), CATALOGUE[measure.name]
+    interval = f" [{row.interval}]" if row.interval else ""
+    sizes = ", ".join(f"{n:,} {what}" for what, n in measure.n.items())
+    facts = "; ".join(part for part in (measure.method or "", sizes, f"source: {entry.source}") if part)
+    return (
+        f"<details><summary><span>{escape(row.heading)}</span><b>{escape(row.value + interval)}</b>"
+        f"<i>{escape(row.unit)} · {row.kind}</i></summary><p>{escape(row.meaning)}</p>"
+        f"<p><b>It cannot say:</b> {escape(row.caveat)}</p><p><b>To do:</b> {escape(entry.advice)}</p>"
+        f"<p><small>{escape(facts)}</small></p></details>"
+    )
+
+
+def _facts(report: AuditReport) -> str:
+    rows = []
+    for title, facts in (("tokenizer", report.tokenizer), ("data", report.data)):
+        for name, value in facts.items():
+            text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            rows.append(f'<tr><th scope="row">{title}: {escape(name)}</th><td class="fact">{escape(text)}</td></tr>')
+    return f"<table>{''.join(rows)}</table>"
