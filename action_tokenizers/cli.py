@@ -505,7 +505,7 @@ def _show_audit(report: AuditReport) -> None:
         status = f"[{colours[c.status]}]{c.status.value}[/]"
         table.add_row(c.name.replace("_", " "), status, _plain(c.evidence + needs))
     console.print(table)
-    console.print(_plain(report.regime))
+    console.print(_plain(f"How losses grow with the horizon: {report.regime}"))
 
 
 def _show_sweep(found: Frontier) -> None:

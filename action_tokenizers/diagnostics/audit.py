@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from action_tokenizers.data.fingerprint import recognised
 from action_tokenizers.diagnostics import along, bounds, codebook, conditions, error, geometry, learnability, smoothness
 from action_tokenizers.diagnostics.dynamics import dynamics_measures
 from action_tokenizers.diagnostics.measure import Measure
-from action_tokenizers.diagnostics.policy import TokenPolicy
+from action_tokenizers.diagnostics.policy import TokenPolicy, array_of
 from action_tokenizers.diagnostics.report import AuditReport
 from action_tokenizers.diagnostics.stability import Replay, replay_measures
 from action_tokenizers.diagnostics.states import state_measures
@@ -77,8 +78,8 @@ def audit(
         NotFittedError: a tokenizer that is not fitted.
         ActionShapeError: no horizon to be had, episodes all shorter than it, states of other lengths, another
             action_dim than fitted, or a key the tokenizer does not know.
-        ActionValueError: states that are not finite, a policy without states, a policy that breaks its protocol, or
-            no such stage.
+        ActionValueError: states that are not finite numbers, a horizon or unit that is not above 0, a policy without
+            states, a policy that breaks its protocol, or no such stage.
     """
     if not tokenizer.is_fitted:
         raise NotFittedError("expected a fitted tokenizer to audit, got one that is not; call fit(data) first")
@@ -232,7 +233,7 @@ def _states(states: States | Literal[False] | None, episodes: Episodes) -> list[
     given = episodes.states if states is None else states
     if given is None:
         return None
-    arrays = [np.asarray(s, np.float64) for s in given]
+    arrays = [array_of(s, "states", "fiub").astype(np.float64) for s in given]
     got = [a.shape[0] if a.ndim == 2 else a.shape for a in arrays]
     if got != list(episodes.lengths):
         raise ActionShapeError(
@@ -253,6 +254,8 @@ def _states(states: States | Literal[False] | None, episodes: Episodes) -> list[
 
 
 def _horizon(tokenizer: ActionTokenizer, episodes: Episodes, asked: int | None) -> int:
+    if asked is not None and (not isinstance(asked, Integral) or asked < 1):
+        raise ActionValueError(f"expected horizon a whole number of steps of at least 1, got {asked!r}")
     fitted = tokenizer.horizon
     if fitted is not None and asked not in (None, fitted):
         raise ActionShapeError(f"expected horizon {fitted}, as the tokenizer was fitted, got {asked}")
@@ -265,7 +268,7 @@ def _horizon(tokenizer: ActionTokenizer, episodes: Episodes, asked: int | None) 
 
 
 def _unit(unit: npt.NDArray[np.floating], action_dim: int) -> npt.NDArray[np.float64]:
-    values = np.asarray(unit, np.float64)
+    values = array_of(unit, "unit", "fiub").astype(np.float64)
     if values.shape != (action_dim,) or not bool((np.isfinite(values) & (values > 0)).all()):
         raise ActionValueError(f"expected unit ({action_dim},), finite and above 0, got {values.tolist()}")
     return values
@@ -325,7 +328,8 @@ def _examples(subject: Subject, taken: Mapping[str, Measure]) -> tuple[dict[str,
 
 def _real_steps(episodes: Episodes) -> list[npt.NDArray[np.float32]]:
     masks = episodes.action_is_pad or [np.zeros(len(a), np.bool_) for a in episodes.actions]
-    return [a[~m] for a, m in zip(episodes.actions, masks, strict=True) if not m.all()]
+    # of nothing but padding, which has no chunk, `Subject` says so
+    return [a[~m] for a, m in zip(episodes.actions, masks, strict=True) if not m.all()] or episodes.actions
 
 
 def _short(values: list[Any]) -> str:

@@ -19,7 +19,21 @@ from action_tokenizers.diagnostics.measure import Estimator
 
 __all__ = ["CATALOGUE", "table"]
 
-MODULES = (error, along, smoothness, codebook, geometry, learnability, states, variation, stability, dynamics, bounds)
+MODULES = (
+    error,
+    along,
+    smoothness,
+    codebook,
+    geometry,
+    learnability,
+    expert,
+    states,
+    kernels,
+    variation,
+    stability,
+    dynamics,
+    bounds,
+)
 
 CATALOGUE: dict[str, Estimator] = {row.name: row for module in MODULES for row in module.ESTIMATORS}
 

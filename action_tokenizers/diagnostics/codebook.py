@@ -31,7 +31,7 @@ _Ids = npt.NDArray[np.int64]
 _Floats = npt.NDArray[np.float64]
 _Bools = npt.NDArray[np.bool_]
 
-MOST_LISTED = 100
+MOST_LISTED, MOST_RANKS = 100, 200
 
 PRACTICE = "what practitioners look at before they train"
 ESTIMATORS = (
@@ -128,7 +128,8 @@ def usage(subject: Subject) -> Measure:
     """Return the share of the vocabulary, pad apart, that occurs.
 
     `parts` holds the `perplexity` (2 to the entropy of single ids), and how many ids are `used` and `dead`; of the dead
-    ones the first 100 are listed as `dead_ids`.
+    ones the first 100 are listed as `dead_ids`. `ranked` holds how often ids occur, most used first, at up to 200
+    ranks.
     """
     last = _last(subject.tokenizer)
     count = np.bincount(subject.ids[_said(subject.ids, subject.lengths)], minlength=last)[:last]
@@ -139,9 +140,16 @@ def usage(subject: Subject) -> Measure:
         "used": len(share),
         "dead": len(dead),
         "dead_ids": dead[:MOST_LISTED].tolist(),
+        "ranked": _ranked(count[count > 0]),
     }
     n = {**counts(subject), "ids": int(count.sum())}
     return _ROW["usage"].measure(len(share) / last, n=n, parts=parts)
+
+
+def _ranked(count: npt.NDArray[np.int64]) -> dict[str, list[int]]:
+    """Return ranks, evenly apart on a logarithmic axis, and how often the ids at them occur."""
+    rank = np.unique(np.geomspace(1, len(count), MOST_RANKS).round().astype(np.int64))
+    return {"rank": rank.tolist(), "count": np.sort(count)[::-1][rank - 1].tolist()}
 
 
 def entropy(subject: Subject) -> Measure:

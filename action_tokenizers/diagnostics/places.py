@@ -254,11 +254,16 @@ class Pairs(NamedTuple):
             apart &= np.abs(places.phase[a] - places.phase[b]) <= phase
         a, b = a[apart], b[apart]
         far = cls(a, b, np.linalg.norm(places.states[a] - places.states[b], axis=1), np.zeros(len(a), bool))
-        return cls(*map(np.concatenate, zip(near, far, strict=True)))
+        return cls(
+            np.concatenate([near.i, far.i]),
+            np.concatenate([near.j, far.j]),
+            np.concatenate([near.distance, far.distance]),
+            np.concatenate([near.nearest, far.nearest]),
+        )
 
     def only(self, chosen: Bools) -> "Pairs":
         """Return the `chosen (p,)` ones."""
-        return Pairs(*(values[chosen] for values in self))
+        return Pairs(self.i[chosen], self.j[chosen], self.distance[chosen], self.nearest[chosen])
 
     def jumps(self, values: Floats) -> Floats:
         """Return the norm of the difference of `values (n, t, d)`, `(p,)`."""

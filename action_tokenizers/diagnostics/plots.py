@@ -219,7 +219,8 @@ def _by_dim(report: AuditReport) -> Plot | None:
         axes.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
 
     caption = (
-        "Drift is the part of the error that keeps its sign: where it is near the mean error, a dim is off to one side."
+        "Drift is the largest mean error over 16 steps in a row. The nearer it comes to the largest error, the more a "
+        "dim stays off to one side."
     )
     return draw("Error by dim", caption, paint)
 
@@ -235,7 +236,11 @@ def _by_position(report: AuditReport) -> Plot | None:
         axes.set_xlabel("step of the chunk")
         axes.set_ylabel("mean error norm, half ranges")
 
-    return draw("Error by position in the chunk", "Transforms err more at the ends of a chunk; bins do not.", paint)
+    return draw(
+        "Error by position in the chunk",
+        "Codes of whole chunks often err more at the ends of a chunk; bins do not.",
+        paint,
+    )
 
 
 def _maxima(report: AuditReport) -> Plot | None:
@@ -250,6 +255,7 @@ def _maxima(report: AuditReport) -> Plot | None:
             axes.axhline(mean.value, color=SECOND, linewidth=1.2, label="mean error")
             axes.legend(loc="upper left")
         axes.set_ylim(bottom=0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("episodes, sorted")
         axes.set_ylabel("largest error, half ranges")
 

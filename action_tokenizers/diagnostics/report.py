@@ -133,9 +133,9 @@ class AuditReport:
             )
             said += "deterministic there. A possible worst case, not a forecast: confirm it by replay."
             others = [name for name in fails if name not in ("smooth tokenizer", "no silent failure")]
-            said += f" Fails besides: {', '.join(others)}." if others else ""
+            said += f" Conditions that fail besides: {', '.join(others)}." if others else ""
         elif fails:
-            said = f"Fails: {', '.join(fails)}."
+            said = f"Conditions that fail: {', '.join(fails)}."
         else:
             said = "Nothing measured here speaks against cloning with this tokenizer."
         return said + (f" Not shown: {', '.join(hidden)}." if hidden else "")

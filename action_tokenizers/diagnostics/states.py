@@ -205,10 +205,10 @@ def _interval(
         # what no episode showed is no more frequent than an episode that shows it
         miss, value = clopper_pearson(0, episodes)[1], float(values[0])
         return (value - miss, value + miss), "Clopper-Pearson over episodes: all pairs agree"
-    count = sum(np.bincount(side, minlength=episodes) for side in sides)
+    count = np.bincount(np.concatenate(sides), minlength=episodes)
     if (count == len(values)).any():
         return None, None  # without that episode nothing is left
-    total = sum(np.bincount(side, values, episodes) for side in sides)
+    total = np.bincount(np.concatenate(sides), np.tile(values, 2), episodes)
     left = (values.sum() - total) / (len(values) - count)
     found = bootstrap_t(episodes * values.mean() - (episodes - 1) * left, seed=seed)
     return found, None if found is None else "bootstrap-t over jackknife values of episodes"

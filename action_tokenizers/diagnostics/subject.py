@@ -60,7 +60,8 @@ class Subject:
         """Encode and decode `episodes` with `tokenizer`.
 
         Raises:
-            ActionShapeError: every episode is shorter than the horizon, or the data are of none of its keys.
+            ActionShapeError: every episode is shorter than the horizon or nothing but padding, or the data are of none
+                of its keys.
         """
         long = np.flatnonzero(np.asarray(episodes.lengths) >= horizon)
         if not len(long):
@@ -70,6 +71,8 @@ class Subject:
             )
         plan = plan_chunks(episodes, horizon, horizon, pad_tail=True)
         plan = plan[np.isin(plan.position, long)]
+        if not len(plan):
+            raise ActionShapeError("expected held-out steps that were recorded, got nothing but padding")
         key = key_of(tokenizer, episodes)
         coded = Coded.of(gather(episodes, plan, tokenizer.relative), tokenizer.relative)
         ids = coded.encode(tokenizer, key)
@@ -134,11 +137,12 @@ class Subject:
         """Return how the decoded chunks move when the recorded ones are moved by `shift (n, t, d)`, all in units.
 
         Args:
-            shift: for the chunks `rows`.
+            shift: for the chunks `rows`; at padded steps it must lead onto the last real one as it was moved, where
+                encoding puts them.
             rows: which chunks; all by default.
 
         Returns:
-            quantize(u + shift) - quantize(u), `(n, t, d)`; padded steps move like the last real one.
+            quantize(u + shift) - quantize(u), `(n, t, d)`.
         """
         return self.quantize(self.coded.actions[rows] + shift * self.unit) - self.decoded[rows] / self.unit
 

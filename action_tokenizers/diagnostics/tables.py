@@ -115,7 +115,7 @@ def front_page(report: AuditReport) -> tuple[Group, ...]:
 def markdown(report: AuditReport) -> str:
     """Return the audit as Markdown."""
     lines = [f"# Audit of a {report.tokenizer['type']} tokenizer", "", f"**{report.verdict}**", "", report.caption, ""]
-    lines += [*(f"Note: {note}\n" for note in report.notes), report.regime, ""]
+    lines += [*(f"Note: {note}\n" for note in report.notes), f"How losses grow with the horizon: {report.regime}", ""]
     if report.advice:
         lines += ["## What to do", "", *(f"{i}. {text}" for i, text in enumerate(report.advice, 1)), ""]
     lines += ["## First page", "", "| | value | 95 % interval | unit | kind |", "|---|---:|---|---|---|"]
