@@ -378,7 +378,9 @@ def test_audit_prints_the_verdict_first_and_writes_three_reports(run, data, audi
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0].startswith(("Nothing measured", "Conditions that fail:", "Silent failure risk"))
-    order = [out.index(word) for word in ("Drift", "Values held still", "Smoothness alarm", "Size of error", "condition")]
+    order = [
+        out.index(word) for word in ("Drift", "Values held still", "Smoothness alarm", "Size of error", "condition")
+    ]
     assert order == sorted(order)
     assert "not a forecast" in out
     assert "held out            holds" in out

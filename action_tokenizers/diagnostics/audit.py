@@ -12,7 +12,18 @@ import numpy.typing as npt
 from action_tokenizers.base import ActionTokenizer, Progress
 from action_tokenizers.data import Episodes, default_horizon
 from action_tokenizers.data.fingerprint import recognised
-from action_tokenizers.diagnostics import along, bounds, codebook, conditions, error, geometry, learnability, smoothness
+from action_tokenizers.diagnostics import (
+    along,
+    bounds,
+    codebook,
+    conditions,
+    error,
+    fragility,
+    geometry,
+    jumps,
+    learnability,
+    smoothness,
+)
 from action_tokenizers.diagnostics.dynamics import dynamics_measures
 from action_tokenizers.diagnostics.measure import Measure
 from action_tokenizers.diagnostics.policy import TokenPolicy, array_of
@@ -161,11 +172,11 @@ def _error(subject: Subject, seed: int) -> list[Measure]:
 
 def _smoothness(subject: Subject, seed: int) -> list[Measure]:
     return [
-        smoothness.excess_jump(subject, seed=seed),
-        smoothness.modulus(subject, seed=seed),
+        jumps.excess_jump(subject, seed=seed),
+        jumps.modulus(subject, seed=seed),
         *smoothness.silent_failure(subject, seed=seed),
         smoothness.flips(subject, seed=seed),
-        *smoothness.wrong_token(subject, seed=seed),
+        fragility.wrong_token(subject, seed=seed),
     ]
 
 
@@ -329,7 +340,7 @@ def _examples(subject: Subject, taken: Mapping[str, Measure]) -> tuple[dict[str,
 def _real_steps(episodes: Episodes) -> list[npt.NDArray[np.float32]]:
     masks = episodes.action_is_pad or [np.zeros(len(a), np.bool_) for a in episodes.actions]
     # of nothing but padding, which has no chunk, `Subject` says so
-    return [a[~m] for a, m in zip(episodes.actions, masks, strict=True) if not m.all()] or episodes.actions
+    return [a[~m] for a, m in zip(episodes.actions, masks, strict=True) if not m.all()] or list(episodes.actions)
 
 
 def _short(values: list[Any]) -> str:

@@ -53,6 +53,9 @@ COLUMNS = (
     Column("mse", "error (MSE)", ".2e", "held-out squared error"),
     Column("clip_mse", "  of it clipping", ".2e", "error of clipping to the range alone"),
     Column("cell_mse", "  of it cells", ".2e", "error against the clipped actions"),
+    Column(
+        "fit_mse", "  on the fit", ".2e", "the same error on chunks it was fitted on; a learned code errs less there"
+    ),
     Column("max", "error (max)", ".3f", "largest |error|"),
     Column("drift", "drift", ".4f", "largest mean error over 16 consecutive steps, mean over episodes"),
     Column("hold_bias", "hold bias", ".4f", "worst dim's mean error while it holds still for 8 steps or more"),
@@ -194,6 +197,9 @@ def compare(
     )
     fitted, held_out = found.tokenizers, found.held_out
     scene = Scene.of(held_out, horizon, unit_of(_real_steps(episodes)), stride, max_chunks, seed)
+    seen = None
+    if found.train is not None:
+        seen = Scene.of(found.train, horizon, scene.unit, stride, max_chunks, seed)
     notes = [*_overlaps(tokenizers, held_out, horizon), *found.notes]
     if scene.skipped:
         notes.append(f"{scene.skipped} held-out episodes are shorter than the horizon and were skipped")
@@ -202,7 +208,9 @@ def compare(
     for done, (name, tokenizer) in enumerate(fitted.items()):
         if progress is not None:
             progress("measure", done, len(fitted))
-        rows[name] = _measure(tokenizer, scene, seed)
+        rows[name] = {**_measure(tokenizer, scene, seed), "fit_mse": None}
+        if seen is not None and name in found.fresh:
+            rows[name]["fit_mse"] = _mse(tokenizer, seen)
         if audits:
             reports[name] = audit(tokenizer, held_out, seed=seed, horizon=horizon, unit=scene.unit)
     data = {
@@ -265,6 +273,14 @@ def _measure(tokenizer: ActionTokenizer, scene: Scene, seed: int) -> dict[str, A
         "encode_per_s": _speed(lambda: tokenizer.encode(coded.actions, key=key), len(ids)),
         "decode_per_s": _speed(lambda: tokenizer.decode(ids, **coded.shape, key=key), len(ids)),
     }
+
+
+def _mse(tokenizer: ActionTokenizer, scene: Scene) -> float:
+    coded = scene.coded(tokenizer)
+    _, decoded = coded.quantize(tokenizer, scene.key_of(tokenizer))
+    real = ~coded.is_pad
+    error = (decoded[real] - scene.chunks[real].astype(np.float64)) / scene.unit
+    return float((error**2).mean())
 
 
 def _along(tokenizer: ActionTokenizer, scene: Scene) -> dict[str, Any]:

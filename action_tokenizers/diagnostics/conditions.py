@@ -140,9 +140,7 @@ def _bounded_error(measures: Measures) -> Condition:
             ("error_sup",),
             "a family that tells its cells",
         )
-    how = {Kind.EXACT: "exactly", Kind.UPPER: "at most"}.get(found.kind, SEARCHED)
-    # a gripper of two exact values is far from everything between them, and never asked for it
-    value = found.parts.get("moving", found.value)
+    how, value = {Kind.EXACT: "exactly", Kind.UPPER: "at most"}.get(found.kind, SEARCHED), found.value
     if found.kind is Kind.UPPER and value > limit:
         # what may be as large as a bound need not be: the search beside it decides
         how, value = SEARCHED, max(domain["value"] for domain in found.parts["domains"].values())
@@ -187,11 +185,23 @@ def _smooth_tokenizer(measures: Measures) -> Condition:
         "smooth_tokenizer",
         "As far as these episodes show, a small change of an action decodes to a far one in at most 1 % of them.",
         status,
-        f"share of episodes with a far jump: {_told(five)} at 5 % and {_told(two)} at 2 % of the range",
+        f"share of episodes with a far jump: {_told(five)} at 5 % and {_told(two)} at 2 % of the range"
+        + ("" if alarm else _out_of_reach(five, measures["excess_jump"])),
         "Prop 5; Thm 6",
         ("episode_jump", "episode_jump_fine", "excess_jump"),
         f"{LEAST_EPISODES} held-out episodes" if status is Status.NOT_SHOWN else "",
     )
+
+
+def _out_of_reach(share: Measure, jump: Measure) -> str:
+    """Say so where no jump is so far that the alarm could count it, as for the cells of a coarse tokenizer."""
+    limit = share.parts["threshold"]
+    if jump.value is None or jump.value >= limit:
+        return ""
+    seen = "was found" if jump.kind is Kind.LOWER else "exists"
+    apart = ", steps of switches apart" if jump.parts["discrete"]["dims"] else ""
+    largest = f"the largest is {jump.value:.3g}{apart}"
+    return f"; no jump beyond {limit:.3g}, which would be far, {seen} ({largest}), so that the alarm could not go off"
 
 
 def _no_silent_failure(measures: Measures) -> Condition:

@@ -1,6 +1,6 @@
 """Where actions can lie: the range of a tokenizer, and the domains that a search for a worst case looks through."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,13 +11,30 @@ from action_tokenizers.diagnostics.subject import Subject
 from action_tokenizers.errors import NotFittedError
 from action_tokenizers.ranges import OpenRange
 
-__all__ = ["Cells", "Domain", "Frame", "atoms", "cells_of", "climb", "domains", "quantized", "size"]
+__all__ = [
+    "Cells",
+    "Domain",
+    "Frame",
+    "Span",
+    "atoms",
+    "cells_of",
+    "climb",
+    "discrete_dims",
+    "discrete_note",
+    "domains",
+    "quantized",
+    "size",
+]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 SPREADS = (0.5, 1.0, 2.0)  # standard deviations around a chunk of the data
 CLIMBERS = 16
+FEW_LEVELS = 3  # a dim that takes at most so many values is a switch, such as a gripper
+PEEK = 4096  # steps that tell most dims from a switch
+LISTED = 8  # dims named in a sentence
 
 
 @dataclass(frozen=True)
@@ -98,6 +115,69 @@ def cells_of(subject: Subject, frame: Frame) -> list[Cells] | None:
     return found
 
 
+def discrete_dims(subject: Subject) -> Bools:
+    """Return which dims are switches, such as a gripper that is only ever open or shut, `(d,)`.
+
+    They take at most three values in the data, and have at most three cells where cells are known. No action lies
+    between the values, so that the worst case there is nobody's.
+    """
+    steps = subject.actions[subject.real]
+    cells = subject.tokenizer.scalar_cells()
+    found = [all(len(np.unique(part)) <= FEW_LEVELS for part in (v[:PEEK], v)) for v in steps.T]
+    if cells is not None:
+        found = [few and len(centres) <= FEW_LEVELS for few, centres in zip(found, cells.centres, strict=True)]
+    return np.array(found, np.bool_)
+
+
+def discrete_note(dims: Sequence[int]) -> str:
+    """Say which dims count at their recorded values only; nothing where none does."""
+    if not dims:
+        return ""
+    one = len(dims) == 1
+    listed = ", ".join(map(str, dims[:LISTED])) + (", ..." if len(dims) > LISTED else "")
+    return (
+        f"Dim{'' if one else 's'} {listed} (counted from 0) only ever take{'s' if one else ''} two or three values in "
+        f"the data, and {'is' if one else 'are'} judged at those, not between them."
+    )
+
+
+class Span:
+    """What each dim of data `(..., d)` can be: anything between its ends, or one of its values.
+
+    Args:
+        low: `(d,)` the smallest values.
+        high: the largest.
+        levels: per dim the only values there are, ascending; None: all between the ends.
+    """
+
+    def __init__(self, low: Floats, high: Floats, levels: Sequence[Floats | None]) -> None:
+        self._low, self._high, self._levels = low, high, levels
+        self._width = np.where(high > low, high - low, 1)
+
+    @classmethod
+    def of(cls, data: Floats, discrete: Bools) -> "Span":
+        """Return the span of `data (..., d)`, of whose dims the `discrete (d,)` ones have levels."""
+        steps = data.reshape(-1, data.shape[-1])
+        levels = [np.unique(steps[:, j]) if switch else None for j, switch in enumerate(discrete)]
+        return cls(steps.min(0), steps.max(0), levels)
+
+    def at(self, place: Floats) -> Floats:
+        """Return the values at `place (..., d)` in 0..1, where every level has an equal share of the way."""
+        values: Floats = self._low + place * (self._high - self._low)
+        for j, levels in enumerate(self._levels):
+            if levels is not None:
+                values[..., j] = levels[np.minimum((place[..., j] * len(levels)).astype(np.int64), len(levels) - 1)]
+        return values
+
+    def place_of(self, values: Floats) -> Floats:
+        """Return where `values (..., d)` lie, such that `at` leads back to them."""
+        place: Floats = (values - self._low) / self._width
+        for j, levels in enumerate(self._levels):
+            if levels is not None:
+                place[..., j] = (np.searchsorted(levels, values[..., j]) + 0.5) / len(levels)
+        return place
+
+
 @dataclass(frozen=True)
 class Domain:
     """A set of actions, in raw units, that a search can walk through.
@@ -137,19 +217,20 @@ def size(values: Floats) -> Floats:
     return largest
 
 
-def domains(data: Floats) -> list[Domain]:
+def domains(data: Floats, discrete: Bools) -> list[Domain]:
     """Return the domains around the atoms `(m, p, d)` of a subject; each holds the data.
 
     `hull`: between two of them. `noise_0.5`, `noise_1`, `noise_2`: around one of them, every value within so many
-    standard deviations of its dim. `box`: every value between the smallest and the largest of its dim.
+    standard deviations of its dim. `box`: every value between the smallest and the largest of its dim. In `discrete`
+    dims `(d,)` only recorded values: those of the first of the two, those of the one, and any.
     """
     _, p, d = data.shape
-    steps = data.reshape(-1, d)
-    low, high, spread = steps.min(0), steps.max(0), steps.std(0)
-    span = np.where(high > low, high - low, 1)
+    span = Span.of(data, discrete)
+    spread = np.where(discrete, 0.0, data.reshape(-1, d).std(0))
 
     def hull(base: Ints, place: Floats) -> Floats:
-        between: Floats = data[base[:, 0]] * (1 - place[:, :, None]) + data[base[:, 1]] * place[:, :, None]
+        one, other = data[base[:, 0]], data[base[:, 1]]
+        between: Floats = np.where(discrete, one, one * (1 - place[:, :, None]) + other * place[:, :, None])
         return between
 
     def around(scale: float) -> Callable[[Ints, Floats], Floats]:
@@ -160,7 +241,7 @@ def domains(data: Floats) -> list[Domain]:
         return points
 
     def box(base: Ints, place: Floats) -> Floats:
-        return np.asarray(low + place.reshape(-1, p, d) * (high - low))
+        return span.at(place.reshape(-1, p, d))
 
     def middle(rows: Ints) -> Floats:
         return np.full((len(rows), p * d), 0.5)
@@ -168,7 +249,7 @@ def domains(data: Floats) -> list[Domain]:
     return [
         Domain("hull", 1, hull, lambda rows: np.zeros((len(rows), 1))),
         *(Domain(f"noise_{scale:g}", p * d, around(scale), middle) for scale in SPREADS),
-        Domain("box", p * d, box, lambda rows: ((data[rows] - low) / span).reshape(len(rows), p * d)),
+        Domain("box", p * d, box, lambda rows: span.place_of(data[rows]).reshape(len(rows), p * d)),
     ]
 
 

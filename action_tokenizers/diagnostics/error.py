@@ -13,7 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from action_tokenizers.codecs.dct import dct_matrix
-from action_tokenizers.diagnostics.domains import Cells, Frame, atoms, cells_of, climb, domains, quantized, size
+from action_tokenizers.diagnostics.domains import (
+    Cells,
+    Frame,
+    atoms,
+    cells_of,
+    climb,
+    discrete_dims,
+    discrete_note,
+    domains,
+    quantized,
+    size,
+)
 from action_tokenizers.diagnostics.measure import Estimator, Kind, Measure, bernstein, bootstrap_t, clopper_pearson
 from action_tokenizers.diagnostics.subject import Subject
 from action_tokenizers.tokenizers.fast import FASTTokenizer
@@ -22,6 +33,7 @@ __all__ = [
     "ESTIMATORS",
     "clipping",
     "counts",
+    "episode_means",
     "error_max",
     "error_mean",
     "error_quantiles",
@@ -34,13 +46,13 @@ __all__ = [
 ]
 
 _Floats = npt.NDArray[np.float64]
+_Bools = npt.NDArray[np.bool_]
 
 BOOTSTRAP = "bootstrap-t over episodes, 95 %"
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 # thresholds of the curve P(M > t), in half ranges
 THRESHOLDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 FEW_STEPS = 1000
-FEW_LEVELS = 3  # a dim of at most so many cells is a switch, such as a gripper
 SLACK = 1e-6  # rounding to float32, in half ranges: what a proven bound may be missed by
 
 ESTIMATORS = (
@@ -86,8 +98,8 @@ ESTIMATORS = (
         unit="half range",
         kinds=(Kind.EXACT, Kind.UPPER, Kind.LOWER),
         meaning="The largest error of any action inside the range, also of actions that no demonstration holds.",
-        caution="Large alone it is no fault: a gripper that is only ever open or shut errs most half way, where it "
-        "never is.",
+        caution="Large alone it is no fault: the robot may never go where it is. A gripper that is only ever open or "
+        "shut counts there alone; `discrete` says how far it errs half way.",
         advice="Compare it with the mean error: where it is many times larger, look at the smoothness numbers.",
         source="Cao & Xie 2026, Eq 3",
         function="error.error_sup",
@@ -155,10 +167,18 @@ def mean_over_episodes(
     interval = bootstrap_t(values)
     if interval is None:
         note = f"One episode gives no interval. {note}"
-    method = None if interval is None else BOOTSTRAP
-    return row.measure(
-        float(values.mean()), kind=kind, interval=interval, method=method, n=n, note=note.strip(), parts=parts
-    )
+    method, mean = None if interval is None else BOOTSTRAP, float(values.mean())
+    if interval is not None and row.unit.startswith("share") and 0 <= mean <= 1:
+        interval = max(interval[0], 0.0), min(interval[1], 1.0)  # no share lies beyond
+    return row.measure(mean, kind=kind, interval=interval, method=method, n=n, note=note.strip(), parts=parts)
+
+
+def episode_means(values: npt.NDArray[Any], counted: _Bools, episode: npt.NDArray[np.int64]) -> _Floats:
+    """Return the means of `values (n, k)` where `counted`, per episode that has any; `episode (n,)` ascends."""
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(episode)) + 1])
+    total = np.add.reduceat(np.where(counted, values, 0).sum(1, dtype=np.float64), starts)
+    number = np.add.reduceat(counted.sum(1), starts)
+    return np.asarray(total[number > 0] / number[number > 0])
 
 
 def error_mean(subject: Subject) -> Measure:
@@ -203,7 +223,7 @@ def error_max(subject: Subject, thresholds: Sequence[float] = THRESHOLDS) -> Mea
         exceed it (see `share_of_episodes`), and `beyond_threshold`: the same at what counts as `far`.
     """
     norms = np.linalg.norm(subject.error, axis=-1)
-    maxima, limit = subject.largest(norms), far(float(subject.average(norms).mean()))
+    maxima, limit = subject.largest(norms), far(subject.mean_error)
     curve = [{"t": float(t), **share_of_episodes(maxima > t)} for t in (*thresholds, limit)]
     parts = {"maxima": maxima.tolist(), "curve": curve[:-1], "beyond_threshold": curve[-1]}
     return mean_over_episodes(_ROW["error_max"], maxima, counts(subject), parts=parts)
@@ -213,7 +233,8 @@ def error_sup(subject: Subject, *, budget: int = 768, seed: int = 0) -> Measure:
     """Return the largest error inside the range: computed, bounded, or the largest that a search found.
 
     EXACT where every value has cells of its own, UPPER for the rounding of FAST, else LOWER. Errors are against the
-    clipped action, so that actions beyond the range do not count.
+    clipped action, so that actions beyond the range do not count. Dims that are switches (see `domains.discrete_dims`)
+    count at their recorded values, not between them; the bound of FAST is of all actions.
 
     Args:
         subject: what to measure.
@@ -222,27 +243,40 @@ def error_sup(subject: Subject, *, budget: int = 768, seed: int = 0) -> Measure:
 
     Returns:
         `parts` holds `ratio`, to the mean error (2 for uniform bins on uniform data), and `clipped`, how far the data
-        reach beyond the range. EXACT: `per_dim`, and `moving`, without the dims of at most three cells. UPPER: `chunk`,
-        the bound on the Euclidean norm over a whole chunk. UPPER and LOWER: `domains`, the value and ratio found in
-        each of `domains.domains`.
+        reach beyond the range. `discrete`: the `dims` that are switches, and, where EXACT, how far they err at most
+        `between` their values. EXACT: `per_dim`. UPPER: `chunk`, the bound on the Euclidean norm over a whole chunk.
+        UPPER and LOWER: `domains`, the value and ratio found in each of `domains.domains`.
     """
-    frame, tokenizer = Frame.of(subject), subject.tokenizer
-    mean = float(subject.average(np.linalg.norm(subject.error, axis=-1)).mean())
-    parts: dict[str, Any] = {"clipped": float(np.linalg.norm(frame.clip_error(subject), axis=-1).max())}
+    frame, tokenizer, discrete = Frame.of(subject), subject.tokenizer, discrete_dims(subject)
+    mean = subject.mean_error
+    own = subject.error - frame.clip_error(subject)
+    # of a dim that has no range there is nothing to tell
+    dims = np.flatnonzero(discrete & (frame.half > 0)).tolist()
+    parts: dict[str, Any] = {
+        "clipped": float(np.linalg.norm(frame.clip_error(subject), axis=-1).max()),
+        "discrete": {"dims": dims},
+    }
     cells = cells_of(subject, frame)
     if cells is not None:
         reaches = _reaches(cells, frame)
-        moves = [len(c.centres) > FEW_LEVELS for c in cells]
-        value, kind = float(np.linalg.norm(reaches)), Kind.EXACT
-        parts |= {"per_dim": reaches.tolist(), "moving": float(np.linalg.norm(reaches[moves]))}
+        parts["discrete"]["between"] = reaches[dims].tolist()
+        per_dim = np.where(discrete, np.abs(own).max((0, 1)), reaches)
+        value, kind = float(np.linalg.norm(per_dim)), Kind.EXACT
+        parts["per_dim"] = per_dim.tolist()
     else:
-        found = _searched(subject, frame, budget, seed)
+        found = _searched(subject, frame, discrete, budget, seed)
         value, kind = max(found.values()), Kind.LOWER
         parts["domains"] = {name: {"value": v, "ratio": _ratio(v, mean)} for name, v in found.items()}
         if isinstance(tokenizer, FASTTokenizer):
             value, parts["chunk"] = _rounding_bounds(tokenizer, subject.horizon, frame)
             kind = Kind.UPPER
-    return _ROW["error_sup"].measure(value, kind=kind, n=counts(subject), parts={"ratio": _ratio(value, mean), **parts})
+    return _ROW["error_sup"].measure(
+        value,
+        kind=kind,
+        n=counts(subject),
+        note="" if kind is Kind.UPPER else discrete_note(dims),
+        parts={"ratio": _ratio(value, mean), **parts},
+    )
 
 
 def clipping(subject: Subject) -> Measure:
@@ -313,7 +347,7 @@ def _rounding_bounds(tokenizer: FASTTokenizer, horizon: int, frame: Frame) -> tu
     return half * float(np.abs(dct_matrix(horizon)).sum(0).max()), half * math.sqrt(horizon)
 
 
-def _searched(subject: Subject, frame: Frame, budget: int, seed: int) -> dict[str, float]:
+def _searched(subject: Subject, frame: Frame, discrete: _Bools, budget: int, seed: int) -> dict[str, float]:
     """Return the largest error found in every domain; none is below that of the data, which all of them hold."""
     data = atoms(subject)
     error = np.linalg.norm(subject.error - frame.clip_error(subject), axis=-1)
@@ -323,7 +357,7 @@ def _searched(subject: Subject, frame: Frame, budget: int, seed: int) -> dict[st
     def value(actions: _Floats) -> _Floats:
         return size(quantized(subject, actions) - frame.clip(actions) / subject.unit)
 
-    found = {each.name: climb(value, each, worst, len(data), budget, seed) for each in domains(data)}
+    found = {each.name: climb(value, each, worst, len(data), budget, seed) for each in domains(data, discrete)}
     return {name: max(float(own.max()), largest) for name, largest in found.items()}
 
 

@@ -17,11 +17,21 @@ __all__ = ["Fitted", "common_horizon", "fit_all"]
 
 @dataclass(frozen=True)
 class Fitted:
-    """Fitted tokenizers by name, and the episodes that none of those fitted here has seen."""
+    """Fitted tokenizers by name, and the episodes that none of those fitted here has seen.
+
+    Attributes:
+        tokenizers: all of them.
+        held_out: what to measure on.
+        notes: what a reader must know.
+        train: what those in `fresh` were fitted on; None where none was fitted here.
+        fresh: names of the tokenizers fitted here.
+    """
 
     tokenizers: dict[str, ActionTokenizer]
     held_out: Episodes
     notes: list[str]
+    train: Episodes | None = None
+    fresh: frozenset[str] = frozenset()
 
 
 def common_horizon(tokenizers: Mapping[str, ActionTokenizer], episodes: Episodes) -> int:
@@ -104,7 +114,8 @@ def fit_all(
                 notes.append(f"{name} was left out: {error}")
     if not fitted:
         raise ActionValueError(f"expected a tokenizer that can be fitted on these data, got none; {'; '.join(notes)}")
-    return Fitted(fitted, held_out, notes)
+    fresh = frozenset(name for name in fitted if not tokenizers[name].is_fitted)
+    return Fitted(fitted, held_out, notes, train, fresh)
 
 
 def _takes_normalised(tokenizer: ActionTokenizer) -> TypeGuard[PublishedFASTTokenizer]:

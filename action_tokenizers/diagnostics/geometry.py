@@ -7,7 +7,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from action_tokenizers.diagnostics.domains import Cells, Domain, Frame, atoms, cells_of, climb, size
+from action_tokenizers.diagnostics.domains import (
+    Cells,
+    Domain,
+    Frame,
+    Span,
+    atoms,
+    cells_of,
+    climb,
+    discrete_dims,
+    discrete_note,
+    size,
+)
 from action_tokenizers.diagnostics.error import counts, mean_over_episodes
 from action_tokenizers.diagnostics.measure import Estimator, Kind, Measure, bootstrap_t
 from action_tokenizers.diagnostics.subject import Subject
@@ -168,7 +179,8 @@ def margin(subject: Subject, near: float = NEAR) -> Measure:
 def covering_radius(subject: Subject, *, budget: int = 4096, seed: int = 0) -> Measure:
     """Return the largest distance found of an action inside the range from its codeword.
 
-    Euclidean over what is coded as one, a step or a whole chunk. Exact where each group holds a single number.
+    Euclidean over what is coded as one, a step or a whole chunk. Exact where each group holds a single number. Dims
+    that are switches (see `domains.discrete_dims`) count at their recorded values, not between them.
 
     Args:
         subject: what to measure.
@@ -183,10 +195,12 @@ def covering_radius(subject: Subject, *, budget: int = 4096, seed: int = 0) -> M
     if not groups:
         return row.measure(None, n=n, note="It has no codewords that can be listed; see the worst-case error.")
     value = float(np.linalg.norm([_radius(group, budget, seed) for group in groups]))
+    dims = np.flatnonzero(discrete_dims(subject) & (frame.half > 0)).tolist()
     error = subject.error - frame.clip_error(subject)
     mean = np.linalg.norm(error[subject.real] if subject.steps_alone else error.reshape(len(error), -1), axis=1).mean()
     kind = Kind.EXACT if all(group.words.shape[1] == 1 for group in groups) else Kind.LOWER
-    return row.measure(value, kind=kind, n=n, parts={"ratio": value / float(mean) if mean > 0 else None})
+    parts = {"ratio": value / float(mean) if mean > 0 else None}
+    return row.measure(value, kind=kind, n=n, note=discrete_note(dims), parts=parts)
 
 
 class _Group(NamedTuple):
@@ -197,25 +211,28 @@ class _Group(NamedTuple):
         words: `(k, l)` codewords in range units.
         half: `(l,)` units of the subject per range unit.
         steps: p; l is p times the number of dims.
+        levels: of each coordinate the only values that the data take in its dim, in range units; None: any.
     """
 
     points: _Floats
     words: _Floats
     half: _Floats
     steps: int
+    levels: list[_Floats | None]
 
 
 def _groups(subject: Subject, frame: Frame) -> list[_Group]:
     """Return the codebooks of a tokenizer that lists them, else none."""
     if not isinstance(subject.tokenizer, ListsCodewords):
         return []
-    placed = frame.to_cells(atoms(subject))
+    placed, discrete = frame.to_cells(atoms(subject)), discrete_dims(subject)
     found = []
     for dims, words in subject.tokenizer.codewords():
         k, steps, _ = words.shape
         points = placed[:, :, dims].reshape(len(placed), -1)
         flat = words.double().cpu().numpy().reshape(k, -1)
-        found.append(_Group(points, flat, np.tile(frame.half[dims], steps), steps))
+        levels = [np.unique(placed[:, :, j]) if discrete[j] else None for j in dims] * steps
+        found.append(_Group(points, flat, np.tile(frame.half[dims], steps), steps, levels))
     return found
 
 
@@ -297,7 +314,10 @@ def _edge_margins(cells: Cells, values: _Floats) -> _Floats:
 
 def _radius(group: _Group, budget: int, seed: int) -> float:
     """Return the largest distance of a point of the range from its codeword, in units; on a line, exactly."""
-    if group.words.shape[1] == 1:
+    (levels, *_), length = group.levels, group.words.shape[1]
+    if length == 1 and levels is not None:
+        return float(np.abs(levels[:, None] - group.words[:, 0]).min(1).max() * group.half[0])
+    if length == 1:
         words = np.sort(group.words[:, 0])
         return float(max(words[0] + 1, 1 - words[-1], np.diff(words).max(initial=0) / 2) * group.half[0])
 
@@ -306,9 +326,9 @@ def _radius(group: _Group, budget: int, seed: int) -> float:
         away: _Floats = np.linalg.norm((points[:, 0] - group.words[own]) * group.half, axis=1)
         return away
 
-    length = group.words.shape[1]
+    span = Span(-np.ones(length), np.ones(length), group.levels)
     domain = Domain(
-        "range", length, lambda _, place: (2 * place - 1)[:, None], lambda rows: (group.points[rows] + 1) / 2
+        "range", length, lambda _, place: span.at(place)[:, None], lambda rows: span.place_of(group.points[rows])
     )
     return climb(value, domain, np.arange(0), len(group.points), budget, seed)
 

@@ -12,6 +12,7 @@ half; then the halves change places.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -40,17 +41,18 @@ BATCH = 512  # ids each: the budget, the same for every tokenizer
 RATE = 1e-2
 HIDDEN, WIDTH = 128, 32  # units of the hidden layer, dims of an id's embedding
 LOOKS = 5  # ids that the probe looks at: four earlier ones, and the one that would hold the last action
-WINDOWS = 4096  # most windows to train on
+CHUNKS = 4096  # about the most windows to train on, and the most chunks to judge on
 PLACES = 32  # most ids per window that are trained on, and per chunk that are judged
 CHOICES = 2048  # most ids per place that are told apart; the rarer ones share what is left
 GROUPS = 8  # most kinds of place in one batch
 BLOCK = 4096  # ids judged at once
 JUDGED = 2000  # most ids that decide when training stops
-DECODED = 128  # about how many chunks are decoded
+DECODED = 128  # most chunks that are decoded
+FEW = 10  # episodes, below which a note says so
 STOPS = (0, 4, 8, 16, 32, 64, 100, 150)  # steps, beside the last one, after which training may stop
 
-PLACED = (0.0, 0.5, 0.9)  # how much of the unigram is the place's own, and
-BLIND = (0.01, 0.03, 0.1, 0.3)  # how much of it is spread evenly: the best of these
+# how much of the unigram is the place's own, and how much of it is spread evenly: the best of these
+PLACED, BLIND = (0.0, 0.5, 0.9), (0.3, 0.1, 0.03, 0.01)
 
 ESTIMATORS = (
     Estimator(
@@ -96,7 +98,8 @@ def learnability(
 ) -> list[Measure]:
     """Return the probe's held-out NLL per chunk, and the error of the chunks it writes itself.
 
-    Chunks that are not wholly recorded are left out. Both are means over the chunks of an episode, then over episodes.
+    Chunks that are not wholly recorded are left out, and of very many some. Both are means over the chunks of an
+    episode, then over episodes.
 
     Args:
         subject: the tokenizer on the episodes, both halves of them.
@@ -109,6 +112,7 @@ def learnability(
         `probe_nll` and `probe_error`; None with fewer than two episodes of a whole chunk.
     """
     rows = np.flatnonzero(subject.real.all(1))
+    rows = rows[_thinned(subject.episode[rows])]
     present = np.unique(subject.episode[rows])
     if len(present) < 2:
         note = f"Not shown: it takes two episodes with a whole chunk, and there is {len(present)}."
@@ -117,8 +121,7 @@ def learnability(
     order = np.random.default_rng([seed, 0]).permutation(present)
     halves = order[: len(order) // 2], order[len(order) // 2 :]
     results = []
-    # a caller's autocast or no_grad changes neither the training nor the numbers
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
+    with _undisturbed():
         for k, half in enumerate(halves):
             if progress is not None:
                 progress("probe", k, len(halves))
@@ -126,6 +129,24 @@ def learnability(
             # drawn anew, so that every tokenizer is asked for the same chunks
             results.append(_judge(lesson, probe, half, np.random.default_rng([seed, 2, k])))
     return [_nll(lesson, results), _error(lesson, results)]
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Compute the same whatever the caller has set: no_grad, autocast, or how many threads torch may use.
+
+    Sums over threads round differently, and for layers this small one thread is quicker. The limit holds for this
+    thread only.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with (
+        threadpool_limits(1, user_api="openmp"),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu", enabled=False),
+    ):
+        yield
 
 
 class _Chunks(NamedTuple):
@@ -164,7 +185,17 @@ class _Chunks(NamedTuple):
         return cls(coded, ids, lengths, plan.position, last, starts, state, hold, grammar.places_of(hold))
 
     def at(self, which: Ints) -> "_Chunks":
-        return _Chunks(_some(self.coded, which), *(field[which] for field in self[1:]))
+        return _Chunks(
+            _some(self.coded, which),
+            self.ids[which],
+            self.lengths[which],
+            self.episode[which],
+            self.last[which],
+            self.starts[which],
+            self.state[which],
+            self.hold[which],
+            self.hold_place[which],
+        )
 
 
 class _Examples(NamedTuple):
@@ -315,7 +346,7 @@ class _Free(_Grammar):
     def places_of(self, hold: Ints) -> Ints:
         lengths = np.where(hold[:, 0] < 0, 0, np.asarray(self._tokenizer.length(hold, **self._shape)))
         chunk, nth = _spread(lengths)
-        places = np.full(hold.shape, -1)
+        places = np.zeros(hold.shape, np.int64)  # of no id
         places[chunk, nth] = _code(self.place(hold, chunk, nth))
         return places
 
@@ -457,8 +488,11 @@ class _Net:
 
     def scores(self, code: torch.Tensor, low: int, high: int, other: int) -> torch.Tensor:
         """Return what to add to the log probabilities of the words `low..high` and of `other`."""
-        embed, tilt = (torch.cat([table[low:high], table[other : other + 1]]) for table in (self.embed, self.tilt))
-        return code @ embed.T + tilt
+        embed, tilt = (
+            table[low : high + 1] if high == other else torch.cat([table[low:high], table[other : other + 1]])
+            for table in (self.embed, self.tilt)
+        )
+        return torch.addmm(tilt, code, embed.T)
 
 
 class _Probe:
@@ -496,16 +530,17 @@ class _Probe:
         for step in range(steps + 1):
             if step in STOPS or step == steps:
                 with torch.no_grad():
-                    loss = float(self.nll(windows, check, masked=False).probe.mean())
+                    groups = self._lesson.grammar.groups(check.position)
+                    loss = sum(float(self._loss(check.at(rows), shown).sum()) for rows in groups)
                 if loss < best:
                     best, kept, self.steps = loss, [weight.detach().clone() for weight in weights], step
             if step < steps:
                 drawn, counts = np.unique(rng.choice(len(shares), GROUPS, p=shares), return_counts=True)
                 batch = [
-                    (int(k), members[k][rng.integers(0, len(members[k]), BATCH // GROUPS * n)])
+                    members[k][rng.integers(0, len(members[k]), BATCH // GROUPS * n)]
                     for k, n in zip(drawn, counts, strict=True)
                 ]
-                losses = [self._loss(fit.at(rows), shown, k) for k, rows in batch]
+                losses = [self._loss(fit.at(rows), shown) for rows in batch]
                 adam.step(torch.cat(losses).mean(), RATE * (1 + math.cos(math.pi * step / steps)) / 2)
         with torch.no_grad():
             for weight, value in zip(weights, kept, strict=True):
@@ -518,24 +553,28 @@ class _Probe:
         code = self._net.code(shown[torch.from_numpy(examples.chunk)], place, looks)
         return self._unigram.of(kind, examples.position), self._net.scores(code, low, high, self.words.other)
 
-    def _loss(self, fit: _Examples, shown: torch.Tensor, kind: int) -> torch.Tensor:
-        unigram, learnt = self._logits(shown, fit, kind)
-        return cross_entropy(unigram + learnt, self._column(fit.target, kind), reduction="none")
+    def _loss(self, examples: _Examples, shown: torch.Tensor) -> torch.Tensor:
+        """Return the nats of `examples` of one kind among all words of it, `(b,)`; `other` counts as one."""
+        kind = self._kind(examples)
+        unigram, learnt = self._logits(shown, examples, kind)
+        return cross_entropy(unigram + learnt, self._column(examples.target, kind), reduction="none")
+
+    def _kind(self, examples: _Examples) -> int:
+        return int(self._lesson.grammar.kind(examples.position[:1])[0])
 
     def _column(self, target: Ints, kind: int) -> torch.Tensor:
         low, high = self.words.spans[kind]
         return torch.from_numpy(np.minimum(self.words.of(target), high) - low)
 
     @torch.no_grad()
-    def nll(self, chunks: _Chunks, examples: _Examples, masked: bool = True) -> _Nats:
-        """Return the nats of `examples` of `chunks`, among the ids that may stand there (unless not `masked`)."""
+    def nll(self, chunks: _Chunks, examples: _Examples) -> _Nats:
+        """Return the nats of `examples` of `chunks`, among the ids that may stand there."""
         grammar, shown = self._lesson.grammar, torch.from_numpy(self._scale.shown(chunks))
         found = np.empty((3, len(examples.chunk)))
-        for rows in _grouped(examples.position) if masked and grammar.masks else grammar.groups(examples.position):
+        for rows in _grouped(examples.position) if grammar.masks else grammar.groups(examples.position):
             some = examples.at(rows)
-            kind, position = int(grammar.kind(some.position[:1])[0]), int(some.position[0])
-            mask = grammar.allowed(chunks.ids, some.chunk, position) if masked and grammar.masks else None
-            found[:, rows] = self._judged(some, shown, kind, mask)
+            mask = grammar.allowed(chunks.ids, some.chunk, int(some.position[0])) if grammar.masks else None
+            found[:, rows] = self._judged(some, shown, self._kind(some), mask)
         return _Nats(*found)
 
     def _judged(self, examples: _Examples, shown: torch.Tensor, kind: int, mask: Bools | None) -> Floats:
@@ -590,11 +629,13 @@ class _Probe:
     def _likeliest(self, logits: torch.Tensor, kind: int, mask: Bools | None) -> Ints:
         low, high = self.words.spans[kind]
         words = self.words.ids[low:high]
-        if mask is None:
-            return words[logits.argmax(1).numpy()]
-        known = mask[:, words]
-        best = words[logits.masked_fill(torch.from_numpy(~known), -math.inf).argmax(1).numpy()]
-        return np.where(known.any(1), best, mask.argmax(1))  # among words never seen no one is likelier
+        if low == high:
+            words, logits = self._lesson.grammar.kinds[kind, :1], logits.new_zeros(len(logits), 1)
+        known = np.ones(logits.shape, np.bool_) if mask is None else mask[:, words]
+        best: Ints = words[logits.masked_fill(torch.from_numpy(~known), -math.inf).argmax(1).numpy()]
+        if mask is not None:
+            best = np.where(known.any(1), best, mask.argmax(1))  # of ids never seen none is likelier
+        return best
 
 
 class _Scale(NamedTuple):
@@ -670,10 +711,10 @@ def _errors(lesson: _Lesson, probe: _Probe, written: Ints, ids: Ints) -> Floats:
     )
     errors = []
     for actions in told:
-        difference = actions.astype(np.float64) - chunks.coded.actions
+        difference: Floats = actions.astype(np.float64) - chunks.coded.actions
         if chunks.coded.relative is not None:
             # the error of the absolute actions: differences add up, and angles turn
-            difference = chunks.coded.relative.invert(difference, np.zeros(last.shape))
+            difference = chunks.coded.relative.invert(difference, np.zeros(last.shape)).astype(np.float64)
         errors.append(np.linalg.norm(difference / subject.unit, axis=2).mean(1))
     return np.stack(errors, 1)
 
@@ -689,10 +730,10 @@ def _nll(lesson: _Lesson, results: list[_Result]) -> Measure:
         return _mean_per_episode(per_chunk, chunks.episode)
 
     nats = each([result.nats.probe for result in results])
-    tokens = _mean_per_episode(chunks.lengths.astype(np.float64), chunks.episode).mean()
+    tokens = float(_mean_per_episode(chunks.lengths, chunks.episode).mean())
     return NLL.measure(
         nats.mean(),
-        interval=bootstrap_t(nats),
+        interval=_interval(nats),
         method="bootstrap-t over episodes",
         n={
             "episodes": len(nats),
@@ -700,12 +741,13 @@ def _nll(lesson: _Lesson, results: list[_Result]) -> Measure:
             "windows": len(lesson.windows.ids),
             "ids": len(judge.chunk),
         },
+        note=_few(len(nats)),
         parts={
             "tokens_per_chunk": tokens,
-            "nats_per_token": nats.mean() / tokens,
-            "nats_per_step": nats.mean() / horizon,
-            "unigram": each([result.nats.unigram for result in results]).mean(),
-            "even": each([result.nats.even for result in results]).mean(),
+            "nats_per_token": float(nats.mean()) / tokens,
+            "nats_per_step": float(nats.mean()) / horizon,
+            "unigram_nats": float(each([result.nats.unigram for result in results]).mean()),
+            "even_nats": float(each([result.nats.even for result in results]).mean()),
             "nats_by_place": _by_place(judge, chunks, np.concatenate([result.nats.probe for result in results])),
             "steps": [result.steps for result in results],
         },
@@ -718,24 +760,34 @@ def _error(lesson: _Lesson, results: list[_Result]) -> Measure:
     unfinished = float(np.concatenate([result.unfinished for result in results]).mean())
     episode = lesson.chunks.episode[written]
     probe, own, last, mean = (_mean_per_episode(column, episode) for column in errors.T)
-    note = f"{unfinished:.0%} of its chunks were cut off unfinished, and repaired." if unfinished else ""
+    cut = f"{unfinished:.0%} of its chunks were cut off unfinished, and repaired." if unfinished else ""
     return ERROR.measure(
         probe.mean(),
-        interval=bootstrap_t(probe),
+        interval=_interval(probe),
         method="bootstrap-t over episodes",
         n={"episodes": len(probe), "chunks": len(written)},
-        note=note,
+        note=f"{cut} {_few(len(probe))}".strip(),
         parts={
-            "tokenizer": own.mean(),
-            "repeat_last": last.mean(),
-            "mean_action": mean.mean(),
+            "tokenizer": float(own.mean()),
+            "repeat_last": float(last.mean()),
+            "mean_action": float(mean.mean()),
             "unfinished": unfinished,
         },
     )
 
 
+def _interval(values: Floats) -> tuple[float, float] | None:
+    """Return the interval of the mean of per-episode `values (e,)`, none of which is negative."""
+    found = bootstrap_t(values)
+    return None if found is None else (max(0.0, found[0]), found[1])
+
+
+def _few(episodes: int) -> str:
+    return f"Only {episodes} episodes, and the probe learns from half of them." if episodes < FEW else ""
+
+
 def _windows(subject: Subject) -> tuple[ChunkPlan, Coded]:
-    """Return at most about `WINDOWS` whole windows, evenly spread over each episode with one, as they are coded."""
+    """Return whole windows, evenly spread over the episodes, as they are coded."""
     episodes, horizon = subject.episodes, subject.horizon
     plan = plan_chunks(episodes, horizon)
     if episodes.action_is_pad is not None:
@@ -743,10 +795,15 @@ def _windows(subject: Subject) -> tuple[ChunkPlan, Coded]:
         plan = plan[
             ~np.array([padded[at][first] for at, first in zip(plan.position, plan.first, strict=True)], np.bool_)
         ]
-    _, starts, counts = np.unique(plan.position, return_index=True, return_counts=True)
-    nth = np.arange(len(plan)) - np.repeat(starts, counts)
-    plan = plan[nth % -(-len(plan) // WINDOWS) == 0]
+    plan = plan[_thinned(plan.position)]
     return plan, Coded.of(gather(episodes, plan, subject.tokenizer.relative), subject.tokenizer.relative)
+
+
+def _thinned(episode: Ints) -> Bools:
+    """Say which of the chunks of `episode (n,)`, ascending, to keep: about `CHUNKS`, evenly, at least one of each."""
+    _, nth = _spread(np.unique(episode, return_counts=True)[1])
+    kept: Bools = nth % max(1, -(-len(episode) // CHUNKS)) == 0
+    return kept
 
 
 def _some(coded: Coded, rows: Ints) -> Coded:
@@ -802,9 +859,9 @@ def _back(ids: Ints, chunk: Ints, position: Ints) -> Ints:
 
 
 def _code(place: Ints) -> Ints:
-    """Return step, dim and level of `place (b, 4)` as one number, `(b,)`."""
-    code: Ints = (place[:, 0] << 42) + (place[:, 1] << 21) + place[:, 2]
-    return code
+    """Return step, dim and level of `place (b, 4)` as one number, `(b,)`; a negative one for a mere position."""
+    code = (place[:, 0] << 42) + (place[:, 1] << 21) + place[:, 2]
+    return np.where(code > 0, code, -1 - place[:, 3])
 
 
 def _spread(counts: Ints) -> tuple[Ints, Ints]:
@@ -834,7 +891,7 @@ def _smooth(counts: Floats, even: Floats, placed: float, blind: float) -> Floats
     return shares
 
 
-def _mean_per_episode(values: Floats, episode: Ints) -> Floats:
+def _mean_per_episode(values: Floats | Ints, episode: Ints) -> Floats:
     _, index = np.unique(episode, return_inverse=True)
     means: Floats = np.bincount(index, values) / np.bincount(index)
     return means

@@ -55,7 +55,8 @@ def html(report: AuditReport) -> str:
 <main>
 <section><h2>First page</h2>{"".join(_group(group) for group in front_page(report))}</section>
 {_advice(report.advice)}
-<section><h2>Conditions</h2><p>How losses grow with the horizon: {escape(report.regime)}</p>{_conditions(report)}</section>
+<section><h2>Conditions</h2><p>How losses grow with the horizon: {escape(report.regime)}</p>
+{_conditions(report)}</section>
 <section><h2>Plots</h2><div class="plots">{_figures(plots(report))}</div></section>
 <section><h2>All numbers</h2><p>Open a row for what it means, what it cannot say, and what to do.</p>
 {"".join(_detail(m) for m in report.measures)}</section>

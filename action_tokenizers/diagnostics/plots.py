@@ -84,8 +84,9 @@ def frontier_plots(found: Frontier) -> list[Plot]:
                 markerfacecolor="none",
                 color=INK,
             )
-            axes.set_xscale("log")
-            axes.set_yscale("log")
+            if any(getattr(p, value) for p in found.points):  # of nothing there is no logarithm
+                axes.set_xscale("log")
+                axes.set_yscale("log")
             axes.set_xlabel("bits per chunk")
             axes.set_ylabel(label)
             axes.legend(loc="best", fontsize=8)

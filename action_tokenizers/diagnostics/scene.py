@@ -1,15 +1,17 @@
 """The held-out chunks that every tokenizer of a comparison is measured on, absolute and as it codes them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from action_tokenizers.base import ActionTokenizer
 from action_tokenizers.data import Chunks, ChunkSample, Episodes, Relative
 from action_tokenizers.data.chunks import ChunkPlan, gather, plan_chunks
+from action_tokenizers.doors import hold_last
 from action_tokenizers.errors import ActionShapeError, NotFittedError
 
 __all__ = ["Coded", "Scene", "key_of"]
@@ -43,11 +45,22 @@ class Coded:
         """Return horizon and action_dim, for tokenizers that leave them open."""
         return {"horizon": self.actions.shape[1], "action_dim": self.actions.shape[2]}
 
+    def held(self) -> "Coded":
+        """Return the same chunks with the last real step at padded ones, where encoding puts it too."""
+        if not self.is_pad.any():
+            return self
+        actions = hold_last(torch.from_numpy(self.actions), torch.from_numpy(self._replaced))
+        return replace(self, actions=actions.numpy())
+
     def encode(self, tokenizer: ActionTokenizer, key: str) -> npt.NDArray[np.int64]:
         """Return the ids `(n, m)`."""
-        # a chunk of nothing but padding has no step to hold; no error of it counts
-        is_pad = self.is_pad & ~self.is_pad.all(axis=1, keepdims=True)
-        return np.asarray(tokenizer.encode(self.actions, key=key, action_is_pad=is_pad))
+        return np.asarray(tokenizer.encode(self.actions, key=key, action_is_pad=self._replaced))
+
+    @property
+    def _replaced(self) -> npt.NDArray[np.bool_]:
+        """The padded steps, `(n, t)`; none of a chunk of nothing else: it has no step to hold, and no error counts."""
+        replaced: npt.NDArray[np.bool_] = self.is_pad & ~self.is_pad.all(axis=1, keepdims=True)
+        return replaced
 
     def quantize(self, tokenizer: ActionTokenizer, key: str) -> tuple[npt.NDArray[np.int64], _Floats]:
         """Return ids and decoded absolute actions."""

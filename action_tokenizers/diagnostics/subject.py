@@ -26,7 +26,8 @@ BLOCK = 1 << 21  # values quantized at once: bounds the memory of perturbed copi
 class Subject:
     """The chunks of held-out episodes, one after another from each episode's start, as one tokenizer codes them.
 
-    The last chunk of an episode is padded by repetition; padded steps (`real` False) count nowhere. Lengths and errors
+    The last chunk of an episode is padded by repetition, and so are steps that were not recorded: whatever the data
+    hold at padded steps (`real` False), here they hold the last real one, and they count nowhere. Lengths and errors
     are in `unit`s: half the span of each dim in the data, so that the range of an action is 2.
 
     Attributes:
@@ -74,7 +75,7 @@ class Subject:
         if not len(plan):
             raise ActionShapeError("expected held-out steps that were recorded, got nothing but padding")
         key = key_of(tokenizer, episodes)
-        coded = Coded.of(gather(episodes, plan, tokenizer.relative), tokenizer.relative)
+        coded = Coded.of(gather(episodes, plan, tokenizer.relative), tokenizer.relative).held()
         ids = coded.encode(tokenizer, key)
         lengths = np.asarray(tokenizer.length(ids, **coded.shape))
         decoded = np.asarray(tokenizer.decode(ids, **coded.shape, key=key))
@@ -104,6 +105,11 @@ class Subject:
         """`(n, t, d)` decoded minus recorded, in units; 0 at padded steps."""
         error: Floats = (self.decoded.astype(np.float64) - self.coded.actions) / self.unit
         return error * self.real[..., None]
+
+    @cached_property
+    def mean_error(self) -> float:
+        """The mean length of the error of a step, the mean over episodes (Eq 4)."""
+        return float(self.average(np.linalg.norm(self.error, axis=-1)).mean())
 
     @cached_property
     def present(self) -> Ints:
@@ -137,22 +143,34 @@ class Subject:
         """Return how the decoded chunks move when the recorded ones are moved by `shift (n, t, d)`, all in units.
 
         Args:
-            shift: for the chunks `rows`; at padded steps it must lead onto the last real one as it was moved, where
-                encoding puts them.
+            shift: for the chunks `rows`; padded steps follow the last real one, whatever it says there.
             rows: which chunks; all by default.
 
         Returns:
             quantize(u + shift) - quantize(u), `(n, t, d)`.
         """
-        return self.quantize(self.coded.actions[rows] + shift * self.unit) - self.decoded[rows] / self.unit
+        chunks, is_pad = self.coded.actions[rows] + shift * self.unit, ~self.real[rows]
+        return self.quantize(chunks, is_pad if is_pad.any() else None) - self.decoded[rows] / self.unit
 
-    def quantize(self, chunks: npt.NDArray[np.floating]) -> Floats:
-        """Return decode(encode(.)) of `chunks (m, t, d)` in raw actions, relative where the tokenizer is, in units."""
+    def sample(self, most: int, rng: np.random.Generator) -> Ints:
+        """Return at most `most` chunks without padding, ascending; of all chunks where there is none without."""
+        full = np.flatnonzero(self.real.all(1))
+        rows = full if len(full) else np.arange(len(self))
+        return np.sort(rng.choice(rows, min(len(rows), most), replace=False))
+
+    def quantize(self, chunks: npt.NDArray[np.floating], is_pad: Bools | None = None) -> Floats:
+        """Return decode(encode(.)) of `chunks (m, t, d)` in raw actions, relative where the tokenizer is, in units.
+
+        Args:
+            chunks: in raw actions.
+            is_pad: `(m, t)` steps to replace by the last real one before them.
+        """
         out = np.empty(chunks.shape, np.float64)
         size = max(1, BLOCK // max(1, chunks.shape[1] * chunks.shape[2]))
         for start in range(0, len(chunks), size):
-            block = chunks[start : start + size].astype(np.float32)
-            out[start : start + size] = self.tokenizer.quantize(block, key=self.key)
+            block = slice(start, start + size)
+            padded = None if is_pad is None else is_pad[block]
+            out[block] = self.tokenizer.quantize(chunks[block].astype(np.float32), key=self.key, action_is_pad=padded)
         out /= self.unit
         return out
 

@@ -66,7 +66,7 @@ def number(value: float | None, unit: str) -> str:
 
     Example:
         >>> number(0.0123, "share of episodes"), number(0.0123, "half range"), number(None, "bits")
-        ('1.2 %', '0.0123', 'not shown')
+        ('1.23 %', '0.0123', 'not shown')
     """
     if value is None or math.isnan(value):
         return "not shown"

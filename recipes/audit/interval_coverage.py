@@ -99,7 +99,10 @@ def measure(repetitions: int = REPETITIONS) -> list[Row]:
 
 def table(rows: list[Row]) -> str:
     """Return the rows as Markdown."""
-    lines = ["| interval | | law of the episodes | episodes | covers | width / oracle's |", "|---|---|---|---:|---:|---:|"]
+    lines = [
+        "| interval | | law of the episodes | episodes | covers | width / oracle's |",
+        "|---|---|---|---:|---:|---:|",
+    ]
     for r in rows:
         kind = "guaranteed" if r.guaranteed else "approximate"
         lines.append(

@@ -1,6 +1,6 @@
 """Put the table of estimators into action_tokenizers/diagnostics/README.md.
 
-    python recipes/audit/write_tables.py
+python recipes/audit/write_tables.py
 """
 
 from __future__ import annotations

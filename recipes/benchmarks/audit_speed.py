@@ -1,9 +1,9 @@
 """What an audit costs: seconds and memory of the four families, and how they grow with the episodes.
 
     python recipes/benchmarks/audit_speed.py --data ../shared/data/g1_inspire_bottle/original     # two minutes
-    python recipes/benchmarks/audit_speed.py --smoke                                              # synthetic, seconds
+    python recipes/benchmarks/audit_speed.py --smoke                                              # synthetic
 
-Each family is fitted on all episodes and audited on 25, 50 and 100 of them, with states: speed is measured here, not the
+Each family is fitted on all episodes and audited on 25, 50 and 100 of them, with states: speed is measured, not the
 tokenizers, so it does not matter that they are not held out. Peak memory is that of the whole process, data included.
 """
 

@@ -75,3 +75,9 @@ def bare_report(recorded: tuple[Episodes, Episodes]) -> AuditReport:
     train, test = recorded
     tokenizer = BinningTokenizer(horizon=HORIZON, bins=16).fit(train)
     return audit(tokenizer, test[:3], states=False, stages=())
+
+
+@pytest.fixture(scope="session")
+def full_page(full_report: AuditReport) -> str:
+    """The full audit as HTML: its plots take the time."""
+    return full_report.to_html()

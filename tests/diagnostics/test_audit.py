@@ -138,7 +138,8 @@ def test_relative_actions_are_audited_as_they_are_executed(split):
     # deltas add up: what is executed drifts far more than the error of a delta
     assert report.measure("drift").value > 2 * report.measure("error_mean").value / np.sqrt(16)
     assert report.examples[0]["recorded"] == pytest.approx(
-        test.actions[test.names.index(report.examples[0]["episode"])][:, int(report.examples[0]["dim"])].tolist(), abs=1e-5
+        test.actions[test.names.index(report.examples[0]["episode"])][:, int(report.examples[0]["dim"])].tolist(),
+        abs=1e-5,
     )
 
 
@@ -236,6 +237,9 @@ def test_what_cannot_be_audited_is_refused(split, tokenizer):
         audit(BinningTokenizer(horizon=8), test)
     with pytest.raises(ActionShapeError, match="horizon 8"):
         audit(tokenizer, test, horizon=9)
+    for horizon in (0, -1, 2.5, "4"):
+        with pytest.raises(ActionValueError, match="horizon"):
+            audit(tokenizer, test, horizon=horizon)
     with pytest.raises(ActionShapeError, match="at least the horizon"):
         audit(tokenizer, Episodes([a[:5] for a in test.actions]))
     with pytest.raises(ActionValueError, match="unit"):
@@ -267,7 +271,12 @@ def test_cost_is_linear_in_episodes_by_what_it_quantizes(split, tokenizer, monke
 
     counts = []
     quantize = Subject.quantize
-    monkeypatch.setattr(Subject, "quantize", lambda self, chunks: counts.append(len(chunks)) or quantize(self, chunks))
+
+    def counted(self, chunks, *given):
+        counts.append(len(chunks))
+        return quantize(self, chunks, *given)
+
+    monkeypatch.setattr(Subject, "quantize", counted)
     used = []
     for many in (6, 12):
         counts.clear()

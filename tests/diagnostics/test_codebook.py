@@ -80,7 +80,17 @@ def test_usage_and_perplexity_of_known_ids(subjects):
     assert found.parts["perplexity"] == pytest.approx(8)
     assert (found.parts["used"], found.parts["dead"]) == (8, 40)
     assert found.parts["dead_ids"] == [*range(4, 16), *range(20, 48)]
+    assert found.parts["ranked"] == {"rank": list(range(1, 9)), "count": [n // 4] * 8}
     assert found.n["ids"] == 2 * n
+
+
+def test_ranks_are_those_of_the_counts_and_few(subjects):
+    subject = subjects["residual_vq"]
+    ids = np.repeat(np.arange(48), np.arange(48))[:, None]  # id i occurs i times
+    ranked = usage(replace(subject, ids=ids, lengths=np.ones(len(ids), np.int64))).parts["ranked"]
+    assert (ranked["rank"][0], ranked["rank"][-1]) == (1, 47)
+    assert ranked["count"] == [48 - rank for rank in ranked["rank"]]
+    assert sorted(set(ranked["rank"])) == ranked["rank"]
 
 
 def test_a_pad_is_no_id(subjects):

@@ -133,7 +133,8 @@ def test_a_tokenizer_fitted_on_other_episodes_of_the_same_data_is_not(episodes):
 def test_one_that_does_not_tell_which_chunks_it_saw_is_noted_by_the_name_of_its_data(episodes):
     fitted = KMeansTokenizer(horizon=10, codebook_size=16).fit(episodes)
     del fitted.provenance["fingerprints"]
-    assert any("which episodes it does not tell" in note for note in compare({"mine": fitted}, episodes).notes)
+    notes = compare({"mine": fitted, "new": BinningTokenizer(horizon=10)}, episodes).notes
+    assert any("mine was fitted before" in note and "it does not tell" in note for note in notes)
     assert not any(note.startswith("new") for note in notes)
     elsewhere = replace(episodes, source="elsewhere")
     assert compare({"mine": fitted}, elsewhere).notes == ()
@@ -177,3 +178,13 @@ def test_markdown_and_json_hold_the_table(comparison):
     data = json.loads(comparison.to_json())
     assert data["tokenizers"]["fast"]["tokens"] == comparison.rows["fast"]["tokens"]
     assert data["data"]["horizon"] == 10
+
+
+def test_the_error_on_the_fit_stands_beside_the_held_out_one(episodes):
+    train, test = episodes.split(0.5, seed=0)
+    mine = KMeansTokenizer(horizon=10, codebook_size=16).fit(train)
+    asked = {"mine": mine, "new": KMeansTokenizer(horizon=10, codebook_size=256, scope="chunk")}
+    rows = compare(asked, episodes, test=0.5).rows
+    # more codewords than it can learn from so few chunks: it knows its own far better
+    assert rows["new"]["fit_mse"] < 0.8 * rows["new"]["mse"]
+    assert rows["mine"]["fit_mse"] is None

@@ -3,11 +3,23 @@ import pytest
 
 from action_tokenizers import BinningTokenizer, Episodes, FASTTokenizer, KMeansTokenizer, NotFittedError, Range
 from action_tokenizers.data import smooth_episodes
-from action_tokenizers.diagnostics.domains import Frame, atoms, cells_of, climb, domains, quantized, size
+from action_tokenizers.diagnostics.domains import (
+    Frame,
+    Span,
+    atoms,
+    cells_of,
+    climb,
+    discrete_dims,
+    discrete_note,
+    domains,
+    quantized,
+    size,
+)
 from action_tokenizers.diagnostics.subject import Subject
 from action_tokenizers.tokenizers.presets import openvla
 
 UNIT = np.array([0.5, 2.0, 1.0])
+MOVING = np.zeros(3, bool)  # no dim is discrete
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +132,7 @@ class TestDomains:
         low, high, spread = data.min((0, 1)), data.max((0, 1)), data.reshape(-1, 2).std(0)
         rows = np.arange(20)
         base, found = np.stack([rows, rng.permutation(20)], 1), {}
-        for domain in domains(data):
+        for domain in domains(data, MOVING[:2]):
             np.testing.assert_allclose(domain.points(base, domain.home(rows)), data)
             found[domain.name] = domain.points(base, rng.random((20, domain.size)))
         assert list(found) == ["hull", "noise_0.5", "noise_1", "noise_2", "box"]
@@ -138,16 +150,100 @@ class TestDomains:
     def test_of_a_constant_dim_stay_there(self):
         data = np.zeros((5, 1, 1))
         base = np.zeros((5, 2), np.int64)
-        for domain in domains(data):
+        for domain in (*domains(data, MOVING[:1]), *domains(data, ~MOVING[:1])):
             assert (domain.points(base, np.full((5, domain.size), 0.3)) == 0).all()
             assert np.isfinite(domain.home(np.arange(5))).all()
+
+    def test_hold_recorded_values_of_discrete_dims_only(self):
+        rng = np.random.default_rng(0)
+        data = rng.normal(size=(20, 4, 3))
+        data[..., 1] = rng.choice([-1.0, 0.25, 3.0], (20, 4))
+        rows = np.arange(20)
+        base, discrete = np.stack([rows, np.roll(rows, 1)], 1), np.array([False, True, False])
+        for domain in domains(data, discrete):
+            np.testing.assert_allclose(domain.points(base, domain.home(rows)), data)
+            found = domain.points(base, rng.random((20, domain.size)))
+            assert np.isin(found[..., 1], [-1.0, 0.25, 3.0]).all()
+            assert not np.isin(found[..., [0, 2]], data).any()
+            if domain.name == "box":
+                assert sorted(set(found[..., 1].ravel())) == [-1.0, 0.25, 3.0]  # any of them at every step
+            else:
+                np.testing.assert_array_equal(found[..., 1], data[..., 1])
+            for end in (0.0, 1.0):
+                assert np.isin(domain.points(base, np.full((20, domain.size), end))[..., 1], [-1.0, 0.25, 3.0]).all()
+
+
+class TestDiscrete:
+    @pytest.mark.parametrize(
+        "family",
+        [
+            BinningTokenizer(horizon=4, bins=16),
+            KMeansTokenizer(horizon=4, codebook_size=8),
+            KMeansTokenizer(horizon=4, codebook_size=8, scope="chunk"),
+            FASTTokenizer(horizon=4),
+        ],
+        ids=["bins", "k-means", "k-means chunk", "FAST"],
+    )
+    def test_is_the_gripper(self, episodes, family):
+        assert discrete_dims(subject_of(family.fit(episodes), episodes)).tolist() == [False, False, True]
+
+    @pytest.mark.parametrize(("levels", "expected"), [(1, True), (2, True), (3, True), (4, False)])
+    def test_is_of_at_most_three_values(self, levels, expected):
+        random = np.random.default_rng(0)
+        actions = random.normal(size=(5, 40, 3)).astype(np.float32)
+        actions[..., 1] = random.integers(0, levels, (5, 40))
+        data = Episodes(list(actions))
+        for family in (BinningTokenizer(), KMeansTokenizer(codebook_size=8)):
+            assert discrete_dims(subject_of(family.fit(data), data)).tolist() == [False, expected, False]
+
+    def test_rare_values_count(self, monkeypatch):
+        """Also where they come long after those that are looked at first."""
+        monkeypatch.setattr("action_tokenizers.diagnostics.domains.PEEK", 8)
+        actions = np.zeros((1, 400, 3), np.float32)
+        actions[0, :, 0] = np.arange(400) % 2
+        actions[0, 390:394, 0] = [5, 6, 7, 8]
+        data = Episodes(list(actions))
+        found = discrete_dims(subject_of(KMeansTokenizer(codebook_size=8).fit(data), data))
+        assert found.tolist() == [False, True, True]
+
+    def test_padding_has_no_values(self):
+        actions = np.random.default_rng(0).normal(size=(2, 40, 3)).astype(np.float32)
+        actions[..., 1] = np.arange(40) % 2
+        actions[:, 7, 1] = 5.0
+        actions[:, 9, 1] = 7.0
+        masks = [np.isin(np.arange(40), [7, 9])] * 2
+        data = Episodes(list(actions), action_is_pad=masks)
+        tokenizer = KMeansTokenizer(codebook_size=8).fit(Episodes(list(actions)))
+        assert discrete_dims(subject_of(tokenizer, data))[1]
+
+    def test_few_cells_of_what_moves_and_many_of_what_does_not_are_none(self, episodes):
+        """One cell in a dim that moves is coarse; a dim that stands still here has cells where it does not."""
+        coarse = BinningTokenizer(horizon=4, bins=[2, 16, 2]).fit(episodes)
+        assert discrete_dims(subject_of(coarse, episodes)).tolist() == [False, False, True]
+        still = Episodes([np.full((12, 3), 0.25, np.float32)] * 2)
+        assert discrete_dims(subject_of(coarse, still)).tolist() == [True, False, True]
+
+    def test_is_said_in_words(self):
+        assert discrete_note([]) == ""
+        assert discrete_note([6]).startswith("Dim 6 (counted from 0) only ever takes two or three values in the data")
+        assert discrete_note(range(30)).startswith("Dims 0, 1, 2, 3, 4, 5, 6, 7, ... (counted from 0)")
+        assert discrete_note([3, 6]).startswith("Dims 3, 6 (counted from 0) only ever take two or three values")
+
+
+def test_a_span_gives_every_level_an_equal_share():
+    span = Span(np.array([-1.0, 0.0]), np.array([1.0, 4.0]), [None, np.array([0.0, 1.0, 4.0])])
+    place = np.linspace(0, 1, 9)
+    found = span.at(np.stack([place, place], 1))
+    np.testing.assert_allclose(found[:, 0], 2 * place - 1)
+    assert found[:, 1].tolist() == [0, 0, 0, 1, 1, 1, 4, 4, 4]
+    np.testing.assert_allclose(span.at(span.place_of(found)), found)
 
 
 class TestClimb:
     def test_finds_a_corner(self):
         """The farthest point of a box from its middle: random points in ten dims do not come near it."""
         data = np.random.default_rng(0).uniform(-1, 1, (50, 1, 10))
-        box = domains(data)[-1]
+        box = domains(data, np.zeros(10, bool))[-1]
         largest = np.sqrt((np.maximum(np.abs(data.max((0, 1))), np.abs(data.min((0, 1)))) ** 2).sum())
         rows = np.arange(0)
         found = climb(size, box, rows, len(data), 8192, seed=0)
@@ -158,14 +254,14 @@ class TestClimb:
     def test_starts_from_the_worst_of_the_data(self):
         data = np.zeros((1000, 1, 3))
         data[437] = 100.0
-        domain = domains(data)[0]
+        domain = domains(data, MOVING)[0]
         value = lambda points: np.where(size(points) > 150, 1.0, 0.0)  # noqa: E731  one chunk alone has it
         assert climb(value, domain, np.array([437]), 1000, 64, seed=0) == 1
         assert climb(value, domain, np.array([3]), 1000, 64, seed=0) == 0
 
     def test_does_not_look_at_more_than_its_budget(self):
         seen = []
-        domain = domains(np.zeros((4, 1, 2)))[-1]
+        domain = domains(np.zeros((4, 1, 2)), MOVING[:2])[-1]
 
         def value(points):
             seen.append(len(points))

@@ -3,9 +3,11 @@ import pytest
 
 from action_tokenizers import BinningTokenizer, Episodes, FASTTokenizer, KMeansTokenizer, Range, ResidualVQTokenizer
 from action_tokenizers.data import smooth_episodes
+from action_tokenizers.diagnostics.domains import quantized
 from action_tokenizers.diagnostics.error import (
     ESTIMATORS,
     clipping,
+    episode_means,
     error_max,
     error_mean,
     error_quantiles,
@@ -141,8 +143,12 @@ def test_the_guaranteed_interval_rests_on_the_largest_error_there_can_be(subject
     exact = error_sup(subject)
     if exact.kind is Kind.LOWER:
         assert found["bound"] >= exact.value
-    else:
+    elif exact.kind is Kind.UPPER:
         assert found["bound"] == exact.value
+    else:
+        # that these episodes hold nothing between the values of a gripper is no guarantee
+        (half_way,) = exact.parts["discrete"]["between"]
+        assert found["bound"] == pytest.approx(np.hypot(exact.value, half_way))
 
 
 def test_actions_that_are_not_clipped_have_no_guarantee(split):
@@ -175,6 +181,12 @@ def test_what_counts_as_far_grows_with_the_mean_error(subjects):
     beyond = error_max(subject).parts["beyond_threshold"]
     assert beyond["t"] == far(error_mean(subject).value)
     assert beyond["hits"] == sum(m > beyond["t"] for m in error_max(subject).parts["maxima"])
+
+
+def test_means_of_episodes_leave_out_what_does_not_count():
+    values = np.array([[1.0, 2.0], [3.0, 9.0], [9.0, 9.0], [4.0, 9.0]])
+    counted = np.array([[True, True], [True, False], [False, False], [True, False]])
+    assert episode_means(values, counted, np.array([0, 0, 3, 5])).tolist() == [2.0, 4.0]
 
 
 def test_shares_of_episodes_come_with_their_interval():
@@ -225,7 +237,7 @@ class TestWorstCase:
         assert found.parts["per_dim"] == pytest.approx([2 / 4 / 0.5, 1 / 8])
         assert found.value == pytest.approx(np.hypot(1, 1 / 8))
 
-    def test_a_gripper_errs_half_way(self):
+    def test_a_gripper_that_errs_half_way_does_not_count(self):
         """It is told apart, because nothing is ever there."""
         rng = np.random.default_rng(0)
         actions = rng.uniform(-1, 1, (20, 30, 2)).astype(np.float32)
@@ -233,8 +245,44 @@ class TestWorstCase:
         episodes = Episodes(list(actions))
         tokenizer = BinningTokenizer(horizon=1, bins=64, range=Range([-1.0, -1.0], [1.0, 1.0])).fit(episodes)
         found = error_sup(Subject.of(tokenizer, episodes, 1, np.ones(2)))
-        assert found.parts["per_dim"] == pytest.approx([1 / 64, 1])
-        assert found.parts["moving"] == pytest.approx(1 / 64)
+        assert found.kind is Kind.EXACT
+        assert found.parts["per_dim"] == pytest.approx([1 / 64, 0])
+        assert found.value == pytest.approx(1 / 64)
+        assert found.parts["discrete"] == {"dims": [1], "between": pytest.approx([1.0])}
+        assert "Dim 1 (counted from 0)" in found.caveat
+
+    def test_a_gripper_counts_at_its_values(self):
+        """At -.2 and .2, where two uniform cells decode to -.5 and .5."""
+        rng = np.random.default_rng(0)
+        actions = rng.uniform(-1, 1, (20, 30, 2)).astype(np.float32)
+        tokenizer = BinningTokenizer(horizon=1, bins=[64, 2], range="unit").fit(Episodes(list(actions)))
+        actions[..., 1] = 0.2 * np.sign(actions[..., 1])
+        found = error_sup(Subject.of(tokenizer, Episodes(list(actions)), 1, np.ones(2)))
+        assert found.parts["per_dim"] == pytest.approx([1 / 64, 0.3])
+        assert found.parts["discrete"]["between"] == pytest.approx([0.5])
+
+    def test_few_cells_of_a_dim_that_moves_count(self):
+        rng = np.random.default_rng(0)
+        episodes = Episodes([rng.uniform(-1, 1, (50, 2)).astype(np.float32) for _ in range(5)])
+        tokenizer = BinningTokenizer(horizon=1, bins=2, range="unit").fit(episodes)
+        found = error_sup(Subject.of(tokenizer, episodes, 1, np.ones(2)))
+        assert found.value == pytest.approx(0.5 * 2**0.5)
+        assert found.parts["discrete"] == {"dims": [], "between": []}
+
+    @pytest.mark.parametrize("name", ["kmeans", "residual_vq", "fast"])
+    def test_no_search_looks_between_the_values_of_a_gripper(self, subjects, name, monkeypatch):
+        seen = []
+        monkeypatch.setattr(
+            "action_tokenizers.diagnostics.error.quantized",
+            lambda subject, actions: (seen.append(actions), quantized(subject, actions))[1],
+        )
+        found = error_sup(subjects[name], budget=64)
+        assert found.parts["discrete"] == {"dims": [2]}
+        # the bound of FAST is of all actions
+        assert ("Dim 2 (counted from 0)" in found.caveat) == (found.kind is Kind.LOWER)
+        assert len(seen) > 5
+        for actions in seen:
+            assert (np.abs(actions[..., 2]) == 1).all()
 
     @pytest.mark.parametrize("strategy", ["uniform", "quantile", "gaussian", "mu_law"])
     def test_exact_is_what_a_fine_grid_finds(self, strategy):

@@ -184,7 +184,37 @@ def test_covering_radius_on_lines_is_exact(episodes):
     low, high = tokenizer.range.low[0].numpy(), tokenizer.range.high[0].numpy()
     steps = np.linspace(low, high, 5001, dtype=np.float32)[:5000].reshape(-1, 4, 3)
     largest = np.abs(tokenizer.quantize(steps) - steps).max((0, 1)) / UNIT
+    largest[2] = 0  # the gripper has words for its values
     assert found.value == pytest.approx(np.linalg.norm(largest), rel=2e-3)
+
+
+@pytest.mark.parametrize("scope", ["step", "chunk"])
+def test_a_gripper_is_covered_at_its_values(scope):
+    """Words at (-1/2, -1) and (1/2, 1): half way up nothing is, and at the corners across from a word all is 1.5, 2."""
+    words = np.array([[-0.5, -1.0], [0.5, 1.0]], np.float32)
+    span = Range([-1.0, -1.0], [1.0, 1.0])
+    tokenizer = KMeansTokenizer(horizon=1, codebook_size=2, range=span, scope=scope).fit(words[:, None])
+    points = np.random.default_rng(0).uniform(-1, 1, (40, 2)).astype(np.float32)
+    moving = covering_radius(Subject.of(tokenizer, Episodes([points] * 3), 1, np.ones(2)))
+    points[:, 1] = np.sign(points[:, 1])
+    gripping = covering_radius(Subject.of(tokenizer, Episodes([points] * 3), 1, np.ones(2)))
+    # the plane between the words: x + 2 y = 0
+    assert moving.value == pytest.approx(max(np.hypot(0.5, 2 * 0.75), np.hypot(1.5, 0.5)), rel=0.03)
+    assert gripping.value == pytest.approx(0.5 + 1.0, rel=0.03)  # at (1, -1) and (-1, 1), which decode across
+    assert "only ever" not in moving.caveat
+    assert "Dim 1 (counted from 0)" in gripping.caveat
+
+
+def test_a_gripper_on_a_line_is_covered_at_its_values():
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-1, 1, (6, 40, 2)).astype(np.float32)
+    actions[..., 1] = np.sign(actions[..., 1])
+    episodes = Episodes(list(actions))
+    tokenizer = KMeansTokenizer(horizon=1, codebook_size=2, range="unit", groups=[[0], [1]]).fit(episodes)
+    found = covering_radius(Subject.of(tokenizer, episodes, 1, np.ones(2)))
+    assert found.kind is Kind.EXACT
+    words = np.sort(tokenizer.codewords()[0][1].numpy().ravel())
+    assert found.value == pytest.approx(max(words[0] + 1, 1 - words[1], (words[1] - words[0]) / 2), rel=1e-4)
 
 
 @pytest.mark.parametrize("measure", [cell_border_jump, margin, covering_radius])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from action_tokenizers import ActionShapeError, BinningTokenizer, ChunkSample, Episodes, Relative
-from action_tokenizers.diagnostics.scene import Scene
+from action_tokenizers.diagnostics.scene import Coded, Scene
 
 
 @pytest.fixture
@@ -45,6 +45,22 @@ def test_coded_chunks_come_back_absolute(episodes):
     _, decoded = coded.quantize(tokenizer, "robot")
     np.testing.assert_allclose(decoded, scene.chunks, atol=0.02)
     np.testing.assert_allclose(coded.clip(tokenizer, "robot"), scene.chunks, atol=1e-5)
+
+
+def test_padded_steps_hold_the_last_real_one_where_encoding_puts_it():
+    actions = np.arange(12, dtype=np.float32).reshape(3, 4, 1)
+    is_pad = np.array([[False, True, False, True], [True, True, False, False], [True] * 4])
+    coded = Coded(actions, is_pad)
+    held = coded.held()
+    # what is nothing but padding stays: it has no step to hold
+    assert held.actions[..., 0].tolist() == [[0, 0, 2, 2], [6, 6, 6, 7], [8, 9, 10, 11]]
+    assert coded.actions[0, 1] == 1  # a copy
+    tokenizer = BinningTokenizer(bins=64, range="minmax").fit(actions)
+    ids = coded.encode(tokenizer, "default")
+    np.testing.assert_array_equal(ids, tokenizer.encode(held.actions))
+    np.testing.assert_array_equal(ids, held.encode(tokenizer, "default"))
+    whole = Coded(actions, np.zeros_like(is_pad))
+    assert whole.held() is whole
 
 
 def test_tiles_cover_every_long_enough_episode_once(episodes):

@@ -1,4 +1,4 @@
-"""Jumps of decoded actions: exact where it can be said in a line, else equal to a loop written a second time."""
+"""Jumps near recorded actions: known of the trap and its controls, else equal to a loop written a second time."""
 
 from pathlib import Path
 
@@ -11,13 +11,12 @@ from action_tokenizers import (
     Episodes,
     FASTTokenizer,
     KMeansTokenizer,
-    Range,
     Relative,
     ResidualVQTokenizer,
 )
 from action_tokenizers.data import ChunkSample
-from action_tokenizers.data.synthetic import smooth_chunks, smooth_episodes
 from action_tokenizers.diagnostics.error import unit_of
+from action_tokenizers.diagnostics.jumps import excess_jump
 from action_tokenizers.diagnostics.known import Trap, binning_control
 from action_tokenizers.diagnostics.measure import Kind, Measure, clopper_pearson
 from action_tokenizers.diagnostics.smoothness import (
@@ -28,199 +27,27 @@ from action_tokenizers.diagnostics.smoothness import (
     LEAST_EPISODES,
     RARE,
     episode_jump,
-    excess_jump,
     flips,
     jump_alarm,
-    modulus,
-    scalar_excess_jump,
     silent_failure,
     worst_jumps,
-    wrong_token,
 )
 from action_tokenizers.diagnostics.subject import Subject
-from action_tokenizers.errors import ActionShapeError, ActionValueError
+from action_tokenizers.errors import ActionValueError
+from tests.fakes.subjects import FAMILY, HORIZON, all_subjects, held_out_waves, subject_of, uniform
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 EPSILON = 2.0**-7
-HORIZON = 12
-
-FAMILY = {
-    "bins": lambda: BinningTokenizer(horizon=HORIZON, bins=32),
-    "quantile bins": lambda: BinningTokenizer(horizon=HORIZON, bins=32, strategy="quantile"),
-    "k-means": lambda: KMeansTokenizer(horizon=HORIZON, codebook_size=32),
-    "k-means chunk": lambda: KMeansTokenizer(horizon=HORIZON, codebook_size=32, scope="chunk"),
-    "residual VQ": lambda: ResidualVQTokenizer(horizon=HORIZON, codebook_size=16, levels=3),
-    "FAST": lambda: FASTTokenizer(horizon=HORIZON, vocab_size=256),
-}
-
-
-def subject_of(tokenizer: ActionTokenizer, episodes: Episodes, horizon: int = HORIZON, unit=None) -> Subject:
-    return Subject.of(tokenizer, episodes, horizon, unit_of(episodes.actions) if unit is None else np.asarray(unit))
 
 
 @pytest.fixture(scope="module")
 def held_out():
-    return smooth_episodes(12, (40, 70), action_dim=3, seed=1)
+    return held_out_waves()
 
 
 @pytest.fixture(scope="module")
-def subjects(held_out):
-    train = smooth_episodes(30, (40, 70), action_dim=3, seed=2)
-    return {name: subject_of(make().fit(train), held_out) for name, make in FAMILY.items()}
-
-
-def uniform(n: int, length: int, dims: int, low: float = -1, high: float = 1) -> Episodes:
-    rng = np.random.default_rng(5)
-    return Episodes([rng.uniform(low, high, (length, dims)).astype(np.float32) for _ in range(n)])
-
-
-# ---- the excess jump of a step function -------------------------------------------------------------------------
-
-
-def brute_force(edges, centres, low=-1.0, high=1.0):
-    """The largest excess over all pairs of a grid that holds both sides of every edge."""
-    near = np.concatenate([edges - 1e-9, edges, edges + 1e-9])
-    x = np.concatenate([np.linspace(low, high, 201), near[(near >= low) & (near <= high)]])
-    q = centres[np.searchsorted(edges, x, side="right")]
-    return (np.abs(q[:, None] - q) - np.abs(x[:, None] - x)).max()
-
-
-@pytest.mark.parametrize("k", [1, 2, 3, 5, 9, 40])
-def test_equals_brute_force_on_random_step_functions(k):
-    """In any order of the centres, and rising as those of a tokenizer; with edges beyond the domain."""
-    rng = np.random.default_rng(k)
-    for trial in range(60):
-        edges, centres = np.sort(rng.uniform(-1.5, 1.5, k - 1)), rng.uniform(-2, 2, k)
-        if trial % 2:
-            centres = np.sort(centres)
-        assert scalar_excess_jump(edges, centres) == pytest.approx(brute_force(edges, centres), abs=1e-8)
-
-
-def test_a_smaller_domain_sees_fewer_jumps():
-    edges, centres = np.array([-0.5, 0.0, 0.5]), np.array([-0.75, -0.25, 0.25, 3.0])
-    for low, high in ((-1, 1), (-1, 0.4), (0.1, 0.4), (-0.5, 0.5)):
-        found = scalar_excess_jump(edges, centres, low, high)
-        assert found == pytest.approx(brute_force(edges, centres, low, high), abs=1e-8)
-    assert scalar_excess_jump(edges, centres, 0.1, 0.4) == 0
-
-
-@pytest.mark.parametrize("bins", [4, 16, 256])
-def test_of_uniform_bins_is_a_cell(bins):
-    cells = BinningTokenizer(bins=bins).fit(smooth_chunks(200, 5, 2)).scalar_cells()
-    moving, gripper = (
-        scalar_excess_jump(edges.numpy(), centres.numpy())
-        for edges, centres in zip(cells.edges, cells.centres, strict=True)
-    )
-    assert moving == pytest.approx(2 / bins, abs=1e-6)
-    assert gripper == pytest.approx(2)  # two values, -1 and 1: between them there is one border to jump across
-
-
-# ---- the excess jump of a tokenizer -----------------------------------------------------------------------------
-
-
-def test_excess_jump_of_bins_is_a_cell_in_every_dim():
-    """In units: 10 raw actions per unit in dim 1, and a range of half the data there."""
-    episodes = uniform(4, 30, 2)
-    tokenizer = BinningTokenizer(bins=[8, 16], range=Range([-1, -5], [1, 5])).fit(episodes)
-    found = excess_jump(subject_of(tokenizer, episodes, 10, [1.0, 10.0]), sup=0.2)
-    assert found.kind is Kind.EXACT
-    assert found.interval is None
-    assert found.parts["per_dim"] == pytest.approx([2 / 8, 10 / 16 / 10], rel=1e-5)
-    assert found.value == pytest.approx(np.hypot(0.25, 0.0625), rel=1e-5)
-    assert found.parts["least_sup"] == found.value / 2
-    assert found.parts["over_twice_sup"] == pytest.approx(found.value / 0.4)
-    assert found.parts["disproves_sup"] is False
-    assert excess_jump(subject_of(tokenizer, episodes, 10, [1.0, 10.0]), sup=0.1).parts["disproves_sup"] is True
-
-
-def test_clipping_adds_nothing_to_the_excess_jump():
-    """All pairs of a grid three times as wide as the range."""
-    episodes = uniform(4, 30, 1)
-    tokenizer = BinningTokenizer(bins=6, strategy="gaussian", range=Range([-0.5], [0.5])).fit(episodes)
-    subject = subject_of(tokenizer, episodes, 10, [1.0])
-    x = np.linspace(-1.5, 1.5, 3000, dtype=np.float32)
-    q = subject.quantize(x.reshape(-1, 10, 1)).ravel()
-    widest = (np.abs(q[:, None] - q) - np.abs(x[:, None] - x)).max()
-    assert excess_jump(subject).value == pytest.approx(widest, abs=2e-3)
-
-
-def test_several_dims_that_jump_across_a_distance_give_an_upper_bound():
-    """Two borders .02 apart with jumps of .4 together jump .78; two dims do not both do so at no distance."""
-    episodes = uniform(4, 30, 2)
-    tokenizer = BinningTokenizer(bins=3, range="unit").fit(episodes)
-    tokenizer.edges[:] = tokenizer.edges.new_tensor([-0.01, 0.01])
-    tokenizer.centres[:] = tokenizer.centres.new_tensor([-0.4, 0.0, 0.4])
-    subject = subject_of(tokenizer, episodes, 10, [1.0, 1.0])
-    found = excess_jump(subject)
-    assert found.kind is Kind.UPPER
-    assert found.parts["per_dim"] == pytest.approx([0.78, 0.78], rel=1e-5)
-    assert found.value == pytest.approx(0.78 * 2**0.5, rel=1e-5)
-    assert found.parts["attained"] == pytest.approx(0.4 * 2**0.5, rel=1e-5)
-    one = BinningTokenizer(bins=3, range="unit").fit(uniform(4, 30, 1))
-    one.edges[:], one.centres[:] = tokenizer.edges[:1], tokenizer.centres[:1]
-    assert excess_jump(subject_of(one, uniform(4, 30, 1), 10, [1.0])).kind is Kind.EXACT
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_search_finds_the_excess_jump_of_a_line_of_codewords(seed):
-    episodes = uniform(4, 100, 1)
-    tokenizer = KMeansTokenizer(codebook_size=9, range="unit", seed=seed, horizon=10).fit(episodes)
-    words = np.sort(tokenizer.codebook_0.numpy().ravel().astype(np.float64))
-    truth = scalar_excess_jump((words[1:] + words[:-1]) / 2, words)
-    found = excess_jump(subject_of(tokenizer, episodes, 10, [1.0]), sup=truth / 2.1, seed=seed)
-    assert found.kind is Kind.LOWER
-    assert 0.98 * truth <= found.value <= truth + 1e-6
-    assert found.parts["disproves_sup"] is True
-    assert set(found.parts["pairs"]) == {"noise", "neighbour", "hull", "bisection"}
-
-
-@pytest.mark.parametrize("name", ["k-means", "k-means chunk", "residual VQ", "FAST"])
-def test_the_search_stays_below_what_is_possible(name, subjects):
-    subject = subjects[name]
-    found = excess_jump(subject)
-    assert found.kind is Kind.LOWER
-    assert found.n["episodes"] == 12
-    assert found.value == max(found.parts["pairs"].values())
-    assert ("offset" in found.parts["pairs"]) == (not subject.steps_alone)
-    # decoded actions lie in a box
-    rows = np.concatenate([subject.tokenizer.range.low.numpy(), subject.tokenizer.range.high.numpy()]) / subject.unit
-    assert 0 < found.value <= np.linalg.norm(rows[1] - rows[0])
-    mean = np.linalg.norm(subject.error, axis=-1)
-    assert found.parts["over_twice_mean"] == pytest.approx(found.value / 2 / subject.average(mean).mean())
-    # rounding a chunk of coefficients to the nearest tenth moves every step by at most so much, and twice that apart
-    if name == "FAST":
-        half = (rows[1] - rows[0]) / 2
-        assert found.value <= 2 * 0.05 * HORIZON**0.5 * np.linalg.norm(half)
-
-
-# ---- the modulus ------------------------------------------------------------------------------------------------
-
-
-def test_modulus_of_fine_bins_is_the_move_and_of_coarse_ones_a_cell():
-    episodes = uniform(10, 200, 1)
-    for bins in (4096, 8):
-        tokenizer = BinningTokenizer(bins=bins, range="unit").fit(episodes)
-        found = modulus(subject_of(tokenizer, episodes, 10, [1.0]))
-        width, eta = 2 / bins, np.array(found.parts["eta"])
-        inner = eta <= 0.3
-        # a move by eta crosses eta / width borders, rounded down or up
-        least, most = np.floor(eta / width) * width, np.ceil(eta / width) * width
-        assert (np.array(found.parts["largest"])[inner] <= most[inner] + 1e-6).all()
-        assert (np.array(found.parts["q99"])[inner] >= least[inner] - 1e-6 - 2 * eta[inner]).all()
-        assert found.parts["largest"][0] == pytest.approx(width if bins == 8 else most[0], abs=1e-6)
-        assert found.parts["median"][0] == pytest.approx(0 if bins == 8 else 0.001, abs=width if bins == 4096 else 1e-9)
-        assert found.value == found.parts["q99"][found.parts["eta"].index(0.1)]
-        assert found.value == pytest.approx(0.1 if bins == 4096 else 0.25, abs=6e-4)
-        assert found.parts["std"] == pytest.approx([2 / 12**0.5], rel=0.03)
-        assert "offset" not in found.parts
-
-
-def test_modulus_tells_moves_of_every_step_from_moves_of_the_whole_chunk(subjects):
-    found = modulus(subjects["FAST"])
-    steps, offset = found.parts["q99"], found.parts["offset"]["q99"]
-    assert len(steps) == len(offset) == len(found.parts["eta"])
-    assert steps[-1] == pytest.approx(1, abs=0.3)  # a move of half the range is followed by as large a jump
-    assert all(0 <= value < 2 for value in steps + offset)
+def subjects():
+    return all_subjects()
 
 
 # ---- the worst jump of an episode -------------------------------------------------------------------------------
@@ -311,17 +138,31 @@ def test_time_shifts_are_the_recorded_neighbours(subjects, held_out, monkeypatch
 
 @pytest.mark.parametrize("name", ["bins", "FAST", "k-means chunk"])
 def test_what_padding_holds_does_not_matter(name, subjects, held_out):
-    """Neither in the middle of the recording nor behind it."""
+    """Neither in the middle of the recording nor behind it, nor where it fills the chunk that begins a step later."""
     masks = [np.zeros(length, np.bool_) for length in held_out.lengths]
     for mask in masks:
         mask[[7, 8, -2, -1]] = True
+    masks[0][1 : HORIZON + 1] = True
     found = []
     for filler in (0.0, 1.0):
         actions = [np.where(m[:, None], np.float32(filler), a) for a, m in zip(held_out.actions, masks, strict=True)]
         padded = Episodes(actions, action_is_pad=masks)
         subject = subject_of(subjects[name].tokenizer, padded, unit=subjects[name].unit)
-        found.append([worst_jumps(subject, 0.05, family) for family in ("noise", "smooth")])
+        found.append([worst_jumps(subject, 0.05, family) for family in FAMILIES])
+        assert np.isfinite(found[-1]).all()
     assert np.allclose(*found, atol=1e-6)
+
+
+def test_padding_flips_with_the_last_real_step():
+    """Without a chunk that is whole, those with padding count, and only by their real steps."""
+    episodes = uniform(40, 100, 1, -0.9, 0.9)
+    padded = Episodes(episodes.actions, action_is_pad=[np.arange(100) % 10 >= 5] * 40)
+    tokenizer = BinningTokenizer(bins=16, range="unit").fit(episodes)
+    found = flips(subject_of(tokenizer, padded, 10, [1.0]), 0.05)
+    assert found.value == pytest.approx(0.05 / 2 / 0.125, rel=0.1)
+    alone = found.parts["by_position"]
+    assert alone[5:] == [alone[4]] * 5
+    assert len(set(alone[:5])) > 1
 
 
 def test_an_unknown_family_is_refused(subjects):
@@ -540,82 +381,13 @@ def test_flips_of_ids_of_many_lengths(subjects):
     assert none.parts["jump_given_flip"] is None
 
 
-# ---- one wrong id -----------------------------------------------------------------------------------------------
-
-
-def test_one_wrong_id_of_bins_moves_one_step_by_known_cells():
-    episodes = uniform(30, 60, 1)
-    tokenizer = BinningTokenizer(bins=16, range="unit", horizon=6).fit(episodes)
-    subject = subject_of(tokenizer, episodes, 6, [1.0])
-    damage, broken = wrong_token(subject)
-    cells = np.arange(16)
-    apart = np.abs(cells[:, None] - cells) * 0.125
-    assert damage.value == pytest.approx(apart.sum() / (16 * 15), rel=0.03)
-    assert damage.interval[0] < damage.value < damage.interval[1]
-    assert damage.parts["neighbour"]["mean"] == pytest.approx(0.125, abs=1e-6)
-    assert damage.parts["neighbour"]["largest"] == pytest.approx(0.125, abs=1e-6)
-    assert damage.parts["positions"] == list(range(6))
-    for law in ("allowed", "any"):
-        told = damage.parts[law]
-        assert told["undecodable"] == told["other_length"] == 0
-        assert told["largest"] == max(told["largest_at"]) <= 15 * 0.125 + 1e-6
-        assert len(told["mean_at"]) == len(told["q95_at"]) == 6
-        assert told["mean_at"] == pytest.approx([damage.value] * 6, rel=0.2)
-    assert (broken.name, broken.value) == ("wrong_token_undecodable", 0)
-
-
-def test_ids_of_the_wrong_slot_do_not_decode():
-    """With ids of its own for each of two dims, 16 of the 31 other ids stand for the other dim."""
-    episodes = uniform(30, 60, 2)
-    tokenizer = BinningTokenizer(bins=16, range="unit", horizon=6, shared_ids=False).fit(episodes)
-    damage, broken = wrong_token(subject_of(tokenizer, episodes, 6, [1.0, 1.0]))
-    assert broken.value == pytest.approx(16 / 31, rel=0.03)
-    assert broken.parts["any"]["undecodable"] == pytest.approx(16 / 31, rel=0.03)
-    assert broken.parts["allowed"]["undecodable"] == 0
-    assert damage.parts["neighbour"]["undecodable"] == 0  # 15 and 16 are no neighbours
-
-
-def test_wrong_ids_of_many_lengths_may_end_a_chunk_elsewhere(subjects):
-    damage, broken = wrong_token(subjects["FAST"])
-    assert 0.3 < broken.value < 1
-    assert damage.parts["allowed"]["undecodable"] < 1
-    assert 0 < damage.parts["any"]["other_length"] <= damage.parts["any"]["undecodable"]
-    assert damage.value > 0
-
-
-def test_a_runner_up_is_tried_where_it_is_known(subjects):
-    subject = subjects["k-means"]
-    second = np.where(subject.ids > 0, subject.ids - 1, subject.ids)  # the same id is no other id
-    second[0] = -1
-    damage, _ = wrong_token(subject, runner_up=second)
-    words = subject.tokenizer.codebook_0.numpy() * 1.0
-    low, high = subject.tokenizer.range.low[0].numpy(), subject.tokenizer.range.high[0].numpy()
-    raw = (low + (np.clip(words, -1, 1) + 1) / 2 * (high - low)) / subject.unit
-    steps = np.linalg.norm(np.diff(raw, axis=0), axis=1)
-    told = damage.parts["runner_up"]
-    assert steps.min() - 1e-5 <= told["mean"] <= told["largest"] <= steps.max() + 1e-5
-    with pytest.raises(ActionShapeError, match="expected runner_up like the ids"):
-        wrong_token(subject, runner_up=second[:3])
-
-
-def test_where_there_is_but_one_id_none_can_be_wrong():
-    still = Episodes([np.zeros((20, 1), np.float32) for _ in range(3)])
-    damage, broken = wrong_token(subject_of(KMeansTokenizer(horizon=5).fit(still), still, 5))
-    assert damage.value is broken.value is None
-    assert "no other id" in broken.caveat.lower()
-    assert damage.parts["allowed"]["mean"] is None
-
-
 # ---- all of them ------------------------------------------------------------------------------------------------
 
 
 def all_measures(subject: Subject, seed: int = 0) -> tuple[Measure, ...]:
     return (
-        excess_jump(subject, seed=seed),
-        modulus(subject, seed=seed),
         *silent_failure(subject, seed=seed),
         flips(subject, seed=seed),
-        *wrong_token(subject, seed=seed),
     )
 
 
@@ -624,7 +396,7 @@ def test_every_row_is_measured_and_equal_seeds_give_equal_numbers(name, subjects
     first, again = (all_measures(subjects[name], 7) for _ in range(2))
     assert first == again
     assert [measure.name for measure in first] == [row.name for row in ESTIMATORS]
-    assert jump_alarm(*first[2:4]) is False
+    assert jump_alarm(*first[:2]) is False
 
 
 @pytest.mark.parametrize("mode", ["previous", "state"])

@@ -172,17 +172,16 @@ class TestMoved:
             np.testing.assert_allclose(found, (after - before) / UNIT, atol=1e-6)
 
     def test_nothing_moves_where_nothing_is_moved(self, subject):
-        shift = np.zeros(subject.actions.shape)
-        full = subject.real.all(1)
-        assert full.any()
-        np.testing.assert_allclose(subject.moved(shift)[full], 0, atol=1e-6)
+        np.testing.assert_allclose(subject.moved(np.zeros(subject.actions.shape)), 0, atol=1e-6)
 
-    def test_padding_moves_with_the_last_real_step(self, subject):
-        """A shift that leads padded steps where encoding puts them, here without moving the real ones."""
-        last = subject.real.sum(1) - 1
-        held = subject.actions[np.arange(len(subject)), last][:, None]
-        shift = np.where(subject.real[..., None], 0, held - subject.actions)
-        np.testing.assert_allclose(subject.moved(shift), 0, atol=1e-6)
+    def test_padding_follows_the_last_real_step(self, subject):
+        """Whatever the shift says there."""
+        shift = np.random.default_rng(0).uniform(-0.3, 0.3, subject.actions.shape)
+        other = np.where(subject.real[..., None], shift, 7.0)
+        assert not subject.real.all()
+        np.testing.assert_array_equal(subject.moved(other), subject.moved(shift))
+        still = np.where(subject.real[..., None], 0, 7.0)
+        np.testing.assert_allclose(subject.moved(still), 0, atol=1e-6)
 
     def test_rows_may_be_chosen(self, subject):
         shift = np.full((2, HORIZON, 2), 0.1)
@@ -190,6 +189,37 @@ class TestMoved:
         np.testing.assert_array_equal(
             subject.moved(shift, slice(0, 2)), subject.moved(np.full(subject.actions.shape, 0.1))[:2]
         )
+
+
+class TestSample:
+    def test_takes_chunks_without_padding_once_and_in_order(self, subject):
+        rows = subject.sample(5, np.random.default_rng(0))
+        assert len(rows) == 5
+        assert (np.diff(rows) > 0).all()
+        assert subject.real[rows].all()
+
+    def test_takes_all_where_there_are_fewer(self, subject):
+        np.testing.assert_array_equal(subject.sample(99, np.random.default_rng(0)), np.flatnonzero(subject.real.all(1)))
+
+    def test_takes_padded_ones_where_there_are_no_others(self):
+        mask = np.array([False, False, True, True])
+        episodes = walks((4, 4), 3)
+        subject = Subject.of(bins(), Episodes(episodes.actions, action_is_pad=[mask, mask]), HORIZON, UNIT)
+        assert subject.sample(9, np.random.default_rng(0)).tolist() == [0, 1]
+
+    def test_is_as_its_generator_says(self, subject):
+        draws = [subject.sample(3, np.random.default_rng(seed)).tolist() for seed in (0, 0, 1, 2, 3)]
+        assert draws[0] == draws[1]
+        assert len(set(map(tuple, draws))) > 1
+
+
+def test_mean_error_is_the_mean_over_episodes(subject):
+    """Not over steps: a long episode counts no more than a short one."""
+    means = [
+        np.mean([np.linalg.norm(subject.error[i, h]) for i in rows for h in range(HORIZON) if subject.real[i, h]])
+        for rows in rows_of(subject)
+    ]
+    assert subject.mean_error == pytest.approx(np.mean(means), rel=1e-12)
 
 
 class TestQuantize:
@@ -215,6 +245,17 @@ class TestQuantize:
         subject.quantize(np.zeros((8, HORIZON, 2)))
         assert sizes == [3, 3, 2]
 
+    @pytest.mark.parametrize("block", [HORIZON * 2, 1 << 20])
+    def test_replaces_padded_steps(self, subject, monkeypatch, block):
+        monkeypatch.setattr(module, "BLOCK", block)
+        is_pad = np.zeros((3, HORIZON), bool)
+        is_pad[1, 2:] = is_pad[2, 1] = True
+        chunks = subject.coded.actions[:3].copy()
+        held = chunks.copy()
+        held[1, 2:], held[2, 1] = held[1, 1], held[2, 0]
+        chunks[is_pad] = 50
+        np.testing.assert_array_equal(subject.quantize(chunks, is_pad), subject.quantize(held))
+
     def test_of_no_chunk_is_none(self, subject):
         assert subject.quantize(np.empty((0, HORIZON, 2))).shape == (0, HORIZON, 2)
 
@@ -239,9 +280,30 @@ def test_frames_that_were_not_recorded_count_nowhere():
     subject = Subject.of(bins(), padded, HORIZON, UNIT)
     np.testing.assert_array_equal(subject.real[subject.episode == 0].ravel(), ~mask)
     assert not subject.error[~subject.real].any()
+    held = [0, 1, 1, 1, 6, 6, 6, 7]  # the last real step, or the first where there is none before
+    np.testing.assert_array_equal(subject.coded.actions[:2].reshape(8, 2), episodes.actions[0][held])
     assert [len(steps) for steps in subject.each(subject.actions)] == [4, 8]
     ones = np.where(subject.real, 1.0, 5.0)
     assert subject.average(ones).tolist() == subject.largest(ones).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_what_padding_holds_does_not_matter(name, subjects):
+    mask = np.isin(np.arange(10), [2, 3, 4, 7, 9])
+    held = [0, 1, 1, 1, 5, 5, 6, 6, 8, 8, 8, 8]  # of chunks from 0, 4 and 8 on
+    tokenizer, mode = subjects[name].tokenizer, FAMILIES[name][1]
+    walk, found = walks((10,), 3), []
+    for filler in (0.0, 0.3):
+        actions = np.where(mask[:, None], np.float32(filler), walk.actions[0])
+        found.append(
+            Subject.of(tokenizer, Episodes([actions], states=walk.states, action_is_pad=[mask]), HORIZON, UNIT)
+        )
+        if mode is None:
+            np.testing.assert_array_equal(found[-1].coded.actions.reshape(12, 2), actions[held])
+        # whoever codes these chunks again needs no mask
+        np.testing.assert_array_equal(tokenizer.encode(found[-1].coded.actions), found[-1].ids)
+    if mode != "previous":  # there a step behind padding is relative to it
+        np.testing.assert_array_equal(found[0].coded.actions, found[1].coded.actions)
 
 
 def test_chunks_and_episodes_of_nothing_but_padding_are_left_out():

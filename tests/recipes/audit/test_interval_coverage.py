@@ -11,7 +11,9 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(scope="module")
 def recipe():
-    spec = importlib.util.spec_from_file_location("interval_coverage", ROOT / "recipes" / "audit" / "interval_coverage.py")
+    spec = importlib.util.spec_from_file_location(
+        "interval_coverage", ROOT / "recipes" / "audit" / "interval_coverage.py"
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
@@ -23,7 +25,9 @@ def test_smoke(recipe, capsys, monkeypatch, tmp_path):
     page = tmp_path / "README.md"
     page.write_text("before\n<!-- coverage -->\nold\n<!-- /coverage -->\nafter\n")
     monkeypatch.setattr(recipe, "PAGE", page)
-    monkeypatch.setattr(sys, "argv", ["interval_coverage.py", "--smoke", "--write", "--json", str(tmp_path / "rows.json")])
+    monkeypatch.setattr(
+        sys, "argv", ["interval_coverage.py", "--smoke", "--write", "--json", str(tmp_path / "rows.json")]
+    )
     recipe.main()
     shown = capsys.readouterr().out.strip()
     assert page.read_text() == f"before\n<!-- coverage -->\n{shown}\n<!-- /coverage -->\nafter\n"
