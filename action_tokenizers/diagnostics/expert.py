@@ -26,7 +26,7 @@ STEEP = 0.95  # which quantile of the slopes
 
 SPREAD = Estimator(
     "expert_spread",
-    "Spread of the expert's actions in one state",
+    "spread of the expert's actions in one state",
     "half range",
     (Kind.UPPER,),
     "How far actions scatter, per coordinate, that were recorded in the same state: the smallest prediction error of a "
@@ -40,7 +40,7 @@ SPREAD = Estimator(
 )
 LIPSCHITZ = Estimator(
     "expert_lipschitz",
-    "Steepness of the expert",
+    "steepness of the expert",
     "half range per standard deviation of the states",
     (Kind.PROXY,),
     "How fast the expert's action changes with the state: the 95 % quantile of the slopes of local linear fits.",

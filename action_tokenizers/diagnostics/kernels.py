@@ -34,7 +34,7 @@ SHUFFLES = 50
 
 KERNEL = Estimator(
     "kernel_slope",
-    "Slope of smoothed token distributions",
+    "slope of smoothed token distributions",
     "total variation per standard deviation of the states",
     (Kind.PROXY,),
     "How fast the distribution of tokens, averaged over states around a point, changes as the point moves.",
@@ -48,7 +48,7 @@ KERNEL = Estimator(
 )
 NEIGHBOUR = Estimator(
     "neighbour_tv",
-    "Difference of the tokens of two neighbouring states",
+    "difference of the tokens of two neighbouring states",
     "total variation",
     (Kind.PROXY,),
     "How different the tokens are that other episodes use near one state and near a neighbour of it, beyond what "

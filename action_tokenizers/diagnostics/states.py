@@ -38,7 +38,7 @@ PAIRS_CAUTION = (
 
 EXCESS = Estimator(
     "excess_violation",
-    "Jumps between neighbouring states that the tokenizer adds",
+    "jumps between neighbouring states that the tokenizer adds",
     "share of pairs",
     (Kind.PROXY,),
     "In nearest recorded states of different episodes: how much more often the decoded actions lie far apart than the "
@@ -51,7 +51,7 @@ EXCESS = Estimator(
 )
 VIOLATION = Estimator(
     "pair_violation",
-    "Jumps between neighbouring states",
+    "jumps between neighbouring states",
     "share of pairs",
     (Kind.UPPER, Kind.PROXY),
     "In nearest recorded states of different episodes: how often the decoded actions lie far apart. For a "
@@ -64,7 +64,7 @@ VIOLATION = Estimator(
 )
 LOWER = Estimator(
     "tv_lower",
-    "Jump between neighbouring states that is certain",
+    "jump between neighbouring states that is certain",
     "probability",
     (Kind.LOWER,),
     "A part of the tokenized expert's actions in one small set of states that has no counterpart nearby in a "

@@ -153,7 +153,7 @@ def test_an_open_horizon_is_given_or_taken_from_the_rate(split):
 
 
 def test_a_simulator_decides_the_rest(split, tokenizer):
-    train, test = split
+    _, test = split
 
     def replay(name, actions):
         """A leaky sum of actions, which forgets: exact actions reach the goal, and nearly so decoded ones."""
@@ -219,9 +219,9 @@ def test_a_policy_that_breaks_its_protocol_is_refused_before_the_work(split, tok
 
 def test_states_that_do_not_fit_are_refused(split, tokenizer):
     _, test = split
-    with pytest.raises(ActionShapeError, match="one .* per episode"):
+    with pytest.raises(ActionShapeError, match=r"one .* per episode"):
         audit(tokenizer, test, states=test.states[:-1])
-    with pytest.raises(ActionShapeError, match="one .* per episode"):
+    with pytest.raises(ActionShapeError, match=r"one .* per episode"):
         audit(tokenizer, test, states=[s[:-1] for s in test.states])
     with pytest.raises(ActionShapeError, match="one width"):
         audit(tokenizer, test, states=[s[:, : 1 + i % 2] for i, s in enumerate(test.states)])

@@ -181,7 +181,7 @@ def test_markdown_and_json_hold_the_table(comparison):
 
 
 def test_the_error_on_the_fit_stands_beside_the_held_out_one(episodes):
-    train, test = episodes.split(0.5, seed=0)
+    train, _ = episodes.split(0.5, seed=0)
     mine = KMeansTokenizer(horizon=10, codebook_size=16).fit(train)
     asked = {"mine": mine, "new": KMeansTokenizer(horizon=10, codebook_size=256, scope="chunk")}
     rows = compare(asked, episodes, test=0.5).rows

@@ -214,7 +214,7 @@ def trained(name, choices=module.CHOICES):
         module.CHOICES = before
 
 
-@pytest.mark.parametrize("choices", [6, 2048])
+@pytest.mark.parametrize("choices", [6, 1024])
 @pytest.mark.parametrize("name", ["own ids", "residual_vq", "fast"])
 def test_the_probabilities_of_the_allowed_ids_sum_to_1(name, choices):
     """Also where rare ids share a word, and of the unigram."""
