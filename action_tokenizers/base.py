@@ -727,7 +727,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
             "chunks": len(sample.actions),
             "skipped_episodes": sample.skipped,
             "sample": sample.digest(),
-            "fingerprints": fingerprints(sample.actions),
+            "fingerprints": fingerprints(sample.actions, sample.episode),
             "relative": None if sample.relative is None else sample.relative.to_json(),
         }
 

@@ -306,6 +306,7 @@ def _audit(options: argparse.Namespace) -> int:
             states=False if options.no_states else None,
             seed=options.seed,
             horizon=options.horizon,
+            unit=np.ones(episodes.action_dim) if options.normalised else None,
             budget=options.budget,
             progress=progress,
         )
@@ -651,6 +652,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--test", type=float, metavar="SHARE", help="audit only this share: what fit --test held out")
     verb.add_argument("--horizon", type=_positive, help="where the tokenizer leaves it open")
     verb.add_argument("--no-states", action="store_true", help="do not use the states of the data")
+    verb.add_argument(
+        "--normalised", action="store_true", help="the range of every dim is [-1, 1], not what the data span"
+    )
     verb.add_argument("--budget", type=_seconds, metavar="SECONDS", help="begin no further stage after this time")
     verb.add_argument("--seed", type=_whole, default=0)
     _strict(verb)

@@ -402,6 +402,11 @@ def test_audit_as_json_is_equal_for_equal_seeds(run, data, audited):
     assert first == second
 
 
+def test_audit_of_normalised_actions(run, data, audited):
+    told = json.loads(run("audit", audited, data, "--test", 0.5, "--budget", 0, "--json", "--normalised")[1])
+    assert told["data"]["unit"] == [1, 1, 1]
+
+
 def test_audit_save_puts_it_into_the_card(run, data, audited, tmp_path):
     folder = tmp_path / "tok"
     ActionTokenizer.from_pretrained(audited).save_pretrained(folder)

@@ -1,7 +1,7 @@
 """Which chunks a tokenizer has seen: a few hashes of what they held, to recognise them in other people's hands.
 
 Names cannot tell: a folder is renamed, a data set is loaded under another key, arrays have no name at all. The contents
-can. A fit keeps the `KEPT` smallest hashes of its chunks, which are a uniform draw from them.
+can. A fit keeps the smallest hash of every episode it saw, so that a single one that leaks into an audit is noticed.
 """
 
 import re
@@ -11,23 +11,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from action_tokenizers.data.chunks import gather, plan_chunks
-from action_tokenizers.data.door import FloatArray
+from action_tokenizers.data.door import FloatArray, IntArray
 from action_tokenizers.data.episodes import Episodes
 from action_tokenizers.data.priority import WordArray, mix
 from action_tokenizers.data.relative import Relative
 
 __all__ = ["KEPT", "fingerprints", "recognised"]
 
-KEPT = 64
+KEPT = 256  # of more episodes, those of smallest hash
+VALUES = 8  # that a chunk must hold to be told from others: keys pressed or a robot at rest look the same everywhere
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 
-def fingerprints(chunks: FloatArray) -> list[str]:
-    """Return the smallest hashes of moving chunks `(n, t, d)`, at most `KEPT`, ascending, as hexadecimal text.
+def fingerprints(chunks: FloatArray, episode: IntArray) -> list[str]:
+    """Return the smallest hash of every episode's chunks, at most `KEPT` of them, ascending, as hexadecimal text.
 
-    A robot that stands still looks the same everywhere, and so does a single step: neither has a fingerprint.
+    Args:
+        chunks: `(n, t, d)`.
+        episode: `(n,)` which chunks belong together. Only those of several steps and `VALUES` different values have a
+            fingerprint.
     """
-    return [f"{word:016x}" for word in np.unique(_hashes(chunks))[:KEPT].tolist()]
+    told = _telling(chunks)
+    words, owner = _hashes(chunks[told]), episode[told]
+    order = np.lexsort((words, owner))
+    smallest = words[order][np.unique(owner[order], return_index=True)[1]]
+    return [f"{word:016x}" for word in np.unique(smallest)[:KEPT].tolist()]
 
 
 def recognised(known: Iterable[str], episodes: Episodes, horizon: int, relative: Relative | None) -> dict[str, int]:
@@ -41,16 +49,24 @@ def recognised(known: Iterable[str], episodes: Episodes, horizon: int, relative:
     for i, name in enumerate(episodes.names):
         plan = plan_chunks(episodes[[i]], horizon)
         if len(plan):
-            seen = _hashes(gather(episodes[[i]], plan, relative).actions)
+            windows = gather(episodes[[i]], plan, relative).actions
+            seen = _hashes(windows[_telling(windows)])
             for word in words[np.isin(words, seen)].tolist():
                 found.setdefault(f"{word:016x}", name)
     return found
 
 
+def _telling(chunks: FloatArray) -> NDArray[np.bool_]:
+    """Say which of `chunks (n, t, d)` move and hold enough different values to be told from others, `(n,)`."""
+    values = np.sort(chunks.reshape(len(chunks), chunks.shape[1] * chunks.shape[2]), axis=1)
+    different = 1 + (np.diff(values, axis=1) != 0).sum(axis=1)
+    moving: NDArray[np.bool_] = (chunks != chunks[:, :1]).any(axis=(1, 2)) & (different >= VALUES)
+    return moving
+
+
 def _hashes(chunks: FloatArray) -> WordArray:
-    """Return 64-bit hashes of the moving ones of `chunks (n, t, d)`."""
-    moving: NDArray[np.bool_] = (chunks != chunks[:, :1]).any(axis=(1, 2))
-    bits = np.ascontiguousarray(chunks[moving], np.float32).view(np.uint32)
+    """Return 64-bit hashes `(n,)` of `chunks (n, t, d)`."""
+    bits = np.ascontiguousarray(chunks, np.float32).view(np.uint32)
     # a sum of hashes of (place, value): the places make it depend on the order
     places = mix(np.arange(bits.shape[1] * bits.shape[2], dtype=np.uint64)).reshape(bits.shape[1:])
     out = np.empty(len(bits), np.uint64)

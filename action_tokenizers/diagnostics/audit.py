@@ -79,7 +79,8 @@ def audit(
         replay: executes actions open loop, see `Replay`.
         seed: of every draw: equal seeds give equal reports.
         horizon: steps per chunk, where the tokenizer leaves it open; None: one second.
-        unit: `(d,)` raw actions per unit; None: half the span of each dim in these episodes.
+        unit: `(d,)` half the range of each dim, in raw actions; None: half its span in these episodes. Give the
+            controller's own where it has one: ones, for actions that are normalised to [-1, 1].
         budget: seconds after which no further stage begins; what was left out is noted, and is not shown. The report
             then depends on how fast the machine is.
         stages: which of `STAGES` to take, `error` and `smoothness` always among them; None: all that the inputs allow.

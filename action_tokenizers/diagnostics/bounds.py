@@ -49,8 +49,9 @@ POINTS = 33
 
 _CAUTION = (
     "A worst case with worst-case constants, 3 to 12 times what happens in simulated examples: it ranks tokenizers on "
-    "the same data and is never a forecast. Fully observed state, one action per step: "
-    "nothing is proven for chunks or for tokens predicted one after another."
+    "the same data and is never a forecast. An upper bound only if its inputs are true; here they are estimates, and "
+    "the reward is taken to change by at most 1 per half range and unit of state. Fully observed state, one action per "
+    "step: nothing is proven for chunks or for tokens predicted one after another."
 )
 _UNIT = "reward, of at most one per step"
 
@@ -73,7 +74,7 @@ BOUND_STOCHASTIC = Estimator(
     name="bound_stochastic",
     heading="bound for a stochastic expert",
     unit=_UNIT,
-    kinds=(Kind.UPPER,),
+    kinds=(Kind.UPPER, Kind.PROXY),
     meaning=(
         "The most reward that can be lost over an episode if the policy's choice of tokens changes gradually with the "
         "state; its quantization part grows with the square of the horizon."
@@ -88,7 +89,7 @@ BOUND_DETERMINISTIC = Estimator(
     name="bound_deterministic",
     heading="bound for a deterministic expert",
     unit=_UNIT,
-    kinds=(Kind.UPPER,),
+    kinds=(Kind.UPPER, Kind.PROXY),
     meaning=(
         "The most reward that can be lost over an episode if the tokenizer errs by no more than its worst case "
         "everywhere and the expert's slope times the gain is below 1; linear in the horizon."
@@ -103,7 +104,7 @@ BOUND_AUGMENTED = Estimator(
     name="bound_augmented",
     heading="bound with a learned model",
     unit=_UNIT,
-    kinds=(Kind.UPPER,),
+    kinds=(Kind.UPPER, Kind.PROXY),
     meaning=(
         "The most reward that can be lost if tokens are predicted in a learned model of the system and executed "
         "without looking: linear in the horizon, and in the mean error alone, for any tokenizer."
@@ -185,9 +186,11 @@ class Given:
         worst, jump, policy = taken.get("error_sup"), taken.get("excess_jump"), taken.get("policy_tv")
         largest = taken["error_max"].parts.get("maxima") if "error_max" in taken else None
         spread = values.get("expert_spread")
+        proven_worst = worst.value if worst is not None and worst.kind in proven else None
         return cls(
             mean_error=values.get("error_mean"),
-            worst_error=worst.value if worst is not None and worst.kind in proven else None,
+            # error_sup is of actions inside the range: what lies beyond was clipped by as much as was seen
+            worst_error=None if proven_worst is None else max([proven_worst, *(largest or ())]),
             largest_error=max(largest) if largest else None,
             excess_jump=values.get("excess_jump"),
             is_jump_searched=jump is not None and jump.kind not in proven,
@@ -209,11 +212,16 @@ class Given:
         return small_gain(self.lipschitz, self.gain).product
 
     @property
+    def near(self) -> float:
+        """How far a jump may go before it counts as far: the threshold of the smoothness alarm."""
+        return JUMP_FACTOR * max(SMALLEST_SCALE, 2 * (self.mean_error or 0.0))
+
+    @property
     def is_smooth(self) -> bool | None:
-        """Whether decoded actions jump no farther than in proportion to the error."""
+        """Whether decoded actions jump no farther than what counts as far."""
         if self.excess_jump is None or self.mean_error is None:
             return None
-        return self.excess_jump <= JUMP_FACTOR * max(SMALLEST_SCALE, 2 * self.mean_error)
+        return self.excess_jump <= self.near
 
     def missing(self, *names: str) -> list[str]:
         """Return which of these are not known."""
@@ -437,7 +445,7 @@ def regime(given: Given) -> str:
         searched = ", as far as a search found," if given.is_jump_searched else ""
         return (
             f"linear: the expert's slope times the gain is {product:.3g}, below 1, and decoded actions{searched} jump "
-            "no farther than in proportion to the error, so that every step costs about the same."
+            f"no farther than {given.near:.3g}, so that every step costs about the same."
         )
     if given.is_deterministic and is_smooth is False:
         return (
@@ -488,7 +496,9 @@ def bound_measures(taken: Mapping[str, Measure] | Given, horizon: int, *, reward
         value = float(bound([horizon], **inputs).capped[0])
         note = "At this horizon it allows that everything is lost, and so says nothing." if value >= horizon else ""
         parts = {"regime": words, **_drawn(bound(_span(horizon), **inputs))}
-        made.append(row.measure(value, n=counted, note=note, parts=parts))
+        # with the estimates of an audit it is no bound, only built like one
+        kind = Kind.UPPER if isinstance(taken, Given) else Kind.PROXY
+        made.append(row.measure(value, kind=kind, n=counted, note=note, parts=parts))
     made.append(_floor(given, horizon, counted))
     return made
 

@@ -2,8 +2,8 @@
 
 The theory (Cao & Xie 2026) bounds the regret of log-loss cloning on tokens where the quantization error is small in
 the right sense and the tokenized policy is smooth. Here each of its conditions is held against the numbers. One scale
-serves them all: `far`, five times the larger of 5 % of the action range and twice the mean error, is what counts as a
-far jump or a large error, so that a coarse tokenizer is not accused of its own cell size.
+serves all that is about the tokenizer alone: `far`, five times the larger of 5 % of the action range and twice the mean
+error, is what counts as a far jump or a large error, so that a coarse tokenizer is not accused of its own cell size.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ __all__ = ["SCALE", "advise", "decide", "silent_failure"]
 Measures = Mapping[str, Measure]
 
 SCALE = COARSE  # 5 % of the action range, in half ranges
-LOST = 0.1  # share of the recorded outcome that decoded actions may lose in replay
+LOST = 0.1  # share of the recorded score that decoded actions may lose in replay
 COMPOUNDS = 4.0  # times as large over the second half of an episode: more than adding up
 SMOOTH = 0.05  # probability of a far action between two neighbouring states, or of one too many
 
@@ -56,11 +56,11 @@ def decide(
     return (
         _held_out(fingerprints, seen),
         _mean_error(measures, action_dim),
-        _rare_errors(measures),
-        _bounded_error(measures),
+        _rare_errors(measures, action_dim),
+        _bounded_error(measures, action_dim),
         _values_reproduced(measures),
-        _smooth_tokenizer(measures),
-        _no_silent_failure(measures),
+        _smooth_tokenizer(measures, action_dim),
+        _no_silent_failure(measures, action_dim),
         _smooth_pairs(measures),
         _small_gain(measures),
         _smooth_policy(measures),
@@ -108,12 +108,22 @@ def _mean_error(measures: Measures, action_dim: int) -> Condition:
     )
 
 
-def _rare_errors(measures: Measures) -> Condition:
+def _is_blind(measures: Measures, action_dim: int) -> bool:
+    """Say whether the mean error is so large that nothing inside the range could count as far from anything."""
+    return far(measures["error_mean"].value or 0.0) >= 2 * action_dim**0.5
+
+
+BLIND = "a tokenizer of smaller error: nothing in the range is farther than ten mean errors"
+
+
+def _rare_errors(measures: Measures, action_dim: int) -> Condition:
     found, mean = measures["error_max"], measures["error_mean"].value or 0.0
     limit = far(mean)
     share = found.parts["beyond_threshold"]
     low, high = share["interval"]
-    status = Status.NOT_SHOWN if share["n"] < LEAST_EPISODES else Status.FAILS if low > RARE else Status.HOLDS
+    blind = _is_blind(measures, action_dim) and not low > RARE
+    few = share["n"] < LEAST_EPISODES
+    status = Status.NOT_SHOWN if few or blind else Status.FAILS if low > RARE else Status.HOLDS
     return Condition(
         "rare_errors",
         "As far as these episodes show, at most 1 % hold a large error: the regret pays for the worst step of an "
@@ -123,11 +133,11 @@ def _rare_errors(measures: Measures) -> Condition:
         f"95 % interval {low:.1%} to {high:.1%}",
         "Thm 1, P(exists h: |q(u_h) - u_h| > d - eps')",
         ("error_max",),
-        f"{LEAST_EPISODES} held-out episodes" if status is Status.NOT_SHOWN else "",
+        f"{LEAST_EPISODES} held-out episodes" if few else BLIND if blind else "",
     )
 
 
-def _bounded_error(measures: Measures) -> Condition:
+def _bounded_error(measures: Measures, action_dim: int) -> Condition:
     found, mean = measures["error_sup"], measures["error_mean"].value or 0.0
     limit = far(mean)
     if found.value is None:
@@ -145,24 +155,37 @@ def _bounded_error(measures: Measures) -> Condition:
         # what may be as large as a bound need not be: the search beside it decides
         how, value = SEARCHED, max(domain["value"] for domain in found.parts["domains"].values())
     holds = value <= limit
+    blind = holds and _is_blind(measures, action_dim)
     return Condition(
         "bounded_error",
         EQ3,
-        Status.HOLDS if holds else Status.FAILS,
+        Status.NOT_SHOWN if blind else Status.HOLDS if holds else Status.FAILS,
         f"the largest error inside the range is {how} {value:.3g}, {_ratio(value, mean)} the mean, against {limit:.3g}"
         + ("" if holds else "; a large error far from the data is no fault of its own: see smoothness"),
         "Eq 3",
         ("error_sup", "error_mean"),
+        BLIND if blind else "",
     )
 
 
 SEARCHED = "at least, as far as searched,"
-EQ3 = "The error is bounded over the whole action range, not only on the demonstrations."
+EQ3 = (
+    "As far as computed, bounded or searched, the error stays in proportion over the whole action range, not only on "
+    "the demonstrations."
+)
 
 
 def _values_reproduced(measures: Measures) -> Condition:
     found = measures["hold_bias"]
-    if found.value is None:
+    lost = [row for row in found.parts.get("unreproducible", ()) if abs(row["error"]) > SCALE]
+    if lost:
+        worst = max(lost, key=lambda row: abs(row["error"]))
+        status = Status.FAILS
+        evidence = (
+            f"dim {worst['dim']} holds {worst['value']:.3g} in {worst['share']:.1%} of its steps and gets back "
+            f"{worst['decoded']:.3g}"
+        )
+    elif found.value is None:
         status, evidence = Status.HOLDS, "no dim holds still for 8 steps: there is nothing to reproduce"
     else:
         status = Status.HOLDS if found.value <= SCALE else Status.FAILS
@@ -177,10 +200,11 @@ def _values_reproduced(measures: Measures) -> Condition:
     )
 
 
-def _smooth_tokenizer(measures: Measures) -> Condition:
+def _smooth_tokenizer(measures: Measures, action_dim: int) -> Condition:
     five, two = measures["episode_jump"], measures["episode_jump_fine"]
     alarm = jump_alarm(five, two)
-    status = {None: Status.NOT_SHOWN, True: Status.FAILS, False: Status.HOLDS}[alarm]
+    blind = alarm is False and _is_blind(measures, action_dim)
+    status = {None: Status.NOT_SHOWN, True: Status.FAILS, False: Status.HOLDS}[None if blind else alarm]
     return Condition(
         "smooth_tokenizer",
         "As far as these episodes show, a small change of an action decodes to a far one in at most 1 % of them.",
@@ -189,7 +213,7 @@ def _smooth_tokenizer(measures: Measures) -> Condition:
         + ("" if alarm else _out_of_reach(five, measures["excess_jump"])),
         "Prop 5; Thm 6",
         ("episode_jump", "episode_jump_fine", "excess_jump"),
-        f"{LEAST_EPISODES} held-out episodes" if status is Status.NOT_SHOWN else "",
+        BLIND if blind else f"{LEAST_EPISODES} held-out episodes" if alarm is None else "",
     )
 
 
@@ -204,18 +228,26 @@ def _out_of_reach(share: Measure, jump: Measure) -> str:
     return f"; no jump beyond {limit:.3g}, which would be far, {seen} ({largest}), so that the alarm could not go off"
 
 
-def _no_silent_failure(measures: Measures) -> Condition:
+def _no_silent_failure(measures: Measures, action_dim: int) -> Condition:
     flag = silent_failure(measures)
     spread = measures.get("expert_spread")
     alarm = jump_alarm(measures["episode_jump"], measures["episode_jump_fine"])
-    expert = "not measured" if spread is None or spread.value is None else _told(spread)
-    needs = ""
-    if flag is None:
-        needs = f"{LEAST_EPISODES} held-out episodes" if alarm is None else "states"
+    expert = "not measured" if spread is None or spread.value is None else f"at most {_told(spread)}"
+    if flag:
+        status, needs = Status.FAILS, ""
+    elif alarm is None:
+        status, needs = Status.NOT_SHOWN, f"{LEAST_EPISODES} held-out episodes"
+    elif alarm:
+        # a large spread is an upper end: an expert that acts on what the states leave out looks random too
+        status, needs = Status.NOT_SHOWN, "states" if flag is None else "states that hold all the expert acts on"
+    elif _is_blind(measures, action_dim):
+        status, needs = Status.NOT_SHOWN, BLIND
+    else:
+        status, needs = Status.HOLDS, ""
     return Condition(
         "no_silent_failure",
         "The tokenizer is smooth, or the expert is random enough for any tokenizer to inherit its smoothness.",
-        {None: Status.NOT_SHOWN, True: Status.FAILS, False: Status.HOLDS}[flag],
+        status,
         f"jump alarm {'not shown' if alarm is None else 'on' if alarm else 'off'}; spread of the expert's action given "
         f"the state: {expert}, against {FINE:.2g}",
         "Thm 2 and Thm 6",
@@ -227,13 +259,13 @@ def _no_silent_failure(measures: Measures) -> Condition:
 def _smooth_pairs(measures: Measures) -> Condition:
     found = measures.get("excess_violation")
     statement = (
-        "As far as these pairs show, of neighbouring states at most 1 % more have far decoded actions than have far "
+        "As far as these pairs show, of neighbouring states at most 5 % more have far decoded actions than have far "
         "recorded ones."
     )
     if found is None or found.value is None or found.interval is None:
         return _missing("smooth_pairs", statement, "states of two or more episodes", "Def 4 (RTVC)", found)
     low, high = found.interval
-    status = Status.FAILS if low > RARE else Status.HOLDS if high <= SMOOTH else Status.NOT_SHOWN
+    status = Status.FAILS if low > SMOOTH else Status.HOLDS if high <= SMOOTH else Status.NOT_SHOWN
     recorded = found.parts["nearest"]["recorded"][found.parts["scales"].index(found.parts["scale"])]
     return Condition(
         "smooth_pairs",
@@ -252,12 +284,14 @@ def _small_gain(measures: Measures) -> Condition:
     statement = "L g < 1: the expert's slope times the gain of the dynamics, where the bound grows linearly in H."
     if gain is None or slope is None or gain.value is None or slope.value is None:
         return _missing("small_gain", statement, "states of a demonstrator that varies, or a simulator", "Thm 3", gain)
-    product = gain.value * slope.value
+    ends = [m.interval[1] if m.interval is not None else float("inf") for m in (slope, gain)]
+    product = ends[0] * ends[1]
     return Condition(
         "small_gain",
         statement,
         Status.HOLDS if product < 1 else Status.NOT_SHOWN,
-        f"L g = {slope.value:.3g} x {gain.value:.3g} = {product:.3g} from a linear fit (a proxy)"
+        f"L g = {slope.value:.3g} x {gain.value:.3g} = {gain.value * slope.value:.3g} from a linear fit (a proxy), "
+        f"at the upper ends of both {product:.3g}"
         + ("" if product < 1 else ": inconclusive, not violated; feedback may still be stable"),
         "Thm 3, Prop 5",
         ("dynamics_gain", "expert_lipschitz"),
@@ -274,15 +308,17 @@ def _smooth_policy(measures: Measures) -> Condition:
     at = found.parts["multiple"].index(found.parts["headline"])
     share, interval = near["share"][at], near["interval"][at]
     low, high = interval or (0.0, 1.0)
+    limit = near["recorded"][at] + SMOOTH  # the expert's own far actions are not the policy's fault
     # only where the cost is computed and not bounded can it be shown to be too large
-    fails = found.kind is Kind.CONSISTENT and low > SMOOTH
-    status = Status.HOLDS if high <= SMOOTH else Status.FAILS if fails else Status.NOT_SHOWN
+    fails = found.kind is Kind.CONSISTENT and low > limit
+    status = Status.HOLDS if high <= limit else Status.FAILS if fails else Status.NOT_SHOWN
     bound = "" if found.kind is Kind.CONSISTENT else "at most "
     return Condition(
         "smooth_policy",
         statement,
         status,
-        f"probability of a far action between neighbours: {bound}{share:.3g} [{low:.3g}, {high:.3g}], against {SMOOTH}",
+        f"probability of a far action between neighbours: {bound}{share:.3g} [{low:.3g}, {high:.3g}], against "
+        f"{limit:.3g}: that of the recorded ones and {SMOOTH}",
         "Def 4 (RTVC), Thm 1",
         ("policy_jump", "policy_tv"),
         "more episodes, or a policy whose draws follow its seed" if status is Status.NOT_SHOWN else "",
@@ -296,16 +332,19 @@ def _stable(measures: Measures) -> Condition:
     if found is None or not worst or worst["interval"] is None:
         return _missing("stable_dynamics", statement, "a simulator (replay=)", "Def 3 (P-IISS)", found)
     low, high = worst["interval"]
-    status = Status.FAILS if low > COMPOUNDS else Status.HOLDS if high <= COMPOUNDS else Status.NOT_SHOWN
+    lost = found.n.get("failed", 0)  # those may be the very ones that diverged
+    holds = high <= COMPOUNDS and not lost
+    status = Status.FAILS if low > COMPOUNDS else Status.HOLDS if holds else Status.NOT_SHOWN
     return Condition(
         "stable_dynamics",
         statement,
         status,
         f"over the second half of an episode the deviation becomes {worst['value']:.3g} times as large "
-        f"[{low:.3g}, {high:.3g}]; 1 where errors are forgotten, 2 where they add up, against {COMPOUNDS:g}",
+        f"[{low:.3g}, {high:.3g}]; 1 where errors are forgotten, 2 where they add up, against {COMPOUNDS:g}"
+        + (f"; {lost} replays failed" if lost else ""),
         "Def 3 (P-IISS)",
         ("replay_growth", "replay_gain"),
-        "more episodes" if status is Status.NOT_SHOWN else "",
+        "a replay that does not fail" if lost else "more episodes" if status is Status.NOT_SHOWN else "",
     )
 
 
@@ -314,15 +353,25 @@ def _outcome(measures: Measures) -> Condition:
     statement = "Decoded actions, executed open loop, reach what the recorded ones reach."
     if found is None or found.value is None or found.interval is None:
         return _missing("replay_outcome", statement, "a simulator that scores (replay=)", "replay", found)
-    status = Status.FAILS if found.interval[0] > LOST else Status.HOLDS if found.value <= LOST else Status.NOT_SHOWN
+    exact, n, lost = found.parts["exact"]["mean"], found.n["episodes"], found.n.get("failed", 0)
+    if exact <= 0:
+        evidence = "the recorded actions themselves score 0: the replay does not reproduce the recording"
+        needs = "a simulator in which the recorded actions reach what was recorded"
+        return Condition("replay_outcome", statement, Status.NOT_SHOWN, evidence, "replay", ("replay_score",), needs)
+    limit = LOST * exact
+    # an episode in which the simulator gave up is at worst a total loss
+    most = (found.value * n + exact * lost) / (n + lost)
+    holds = most <= limit and n >= LEAST_EPISODES
+    status = Status.FAILS if found.interval[0] > limit else Status.HOLDS if holds else Status.NOT_SHOWN
     return Condition(
         "replay_outcome",
         statement,
         status,
-        f"score lost by decoding: {_told(found)} against {LOST}",
+        f"score lost by decoding: {_told(found)} against {limit:.3g}, a tenth of what the recorded actions score, in "
+        f"{n} episodes" + (f"; in {lost} more the replay failed" if lost else ""),
         "Thm 7 with a perfect model",
         ("replay_score", "replay_deviation"),
-        "more episodes" if status is Status.NOT_SHOWN else "",
+        f"{LEAST_EPISODES} episodes that replay without failing, or more" if status is Status.NOT_SHOWN else "",
     )
 
 

@@ -217,8 +217,8 @@ def _curve(points: _Points, steps: int, rng: np.random.Generator) -> dict[str, l
     """Return quantiles of the jump against the length of the move; `steps` 1: all steps move alike."""
     m, _, d = points.values.shape
     base = points.quantize(points.values)
-    way = rng.standard_normal((DRAWS, m, steps, d))
-    way /= np.linalg.norm(way, axis=-1, keepdims=True)
+    way = rng.standard_normal((DRAWS, m, steps, d)) * points.subject.moving
+    way /= np.maximum(np.linalg.norm(way, axis=-1, keepdims=True), np.finfo(float).tiny)
     curve: dict[str, list[float]] = {"median": [], "q99": [], "largest": []}
     for eta in MODULUS_ETAS:
         jump = np.stack([size(points.quantize(points.values + eta * w) - base) for w in way])

@@ -165,7 +165,7 @@ def flips(subject: Subject, eta: float = FINE, *, seed: int = 0) -> Measure:
     rng = np.random.default_rng(seed)
     t, d = subject.coded.actions.shape[1:]
     rows = subject.sample(max(64, VALUES // (t * d)), rng)
-    noise = rng.uniform(-eta, eta, (len(rows), t, d)) * subject.unit
+    noise = rng.uniform(-eta, eta, (len(rows), t, d)) * subject.unit * subject.moving
     moved = Coded((subject.coded.actions[rows] + noise).astype(np.float32), ~subject.real[rows])
     ids = moved.encode(subject.tokenizer, subject.key)
     decoded = np.asarray(subject.tokenizer.decode(ids, **subject.coded.shape, key=subject.key))
@@ -256,12 +256,13 @@ class _Moves:
         return worst
 
     def noise(self, rows: slice, eta: float, draw: int, rng: np.random.Generator) -> Doubles:
-        return rng.uniform(-eta, eta, self.subject.actions[rows].shape)
+        drawn: Doubles = rng.uniform(-eta, eta, self.subject.actions[rows].shape)
+        return drawn * self.subject.moving
 
     def smooth(self, rows: slice, eta: float, draw: int, rng: np.random.Generator) -> Doubles:
         n, t, d = self.subject.actions[rows].shape
         knots = 1 + -(-(t - 1) // KNOT)
-        heights = rng.uniform(-eta, eta, (n, knots, d))
+        heights = rng.uniform(-eta, eta, (n, knots, d)) * self.subject.moving
         at = np.linspace(0, knots - 1, t)
         below = np.minimum(at.astype(np.int64), max(knots - 2, 0))
         share = (at - below)[:, None]

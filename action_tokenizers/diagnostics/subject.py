@@ -81,6 +81,12 @@ class Subject:
         decoded = np.asarray(tokenizer.decode(ids, **coded.shape, key=key))
         return cls(tokenizer, episodes, key, horizon, unit, coded, plan.position, plan.first, ids, lengths, decoded)
 
+    @cached_property
+    def moving(self) -> Bools:
+        """`(d,)` which dims move at all in what was recorded: a constant one is perturbed by nobody."""
+        moving: Bools = np.ptp(self.coded.actions[self.real], axis=0) > 0
+        return moving
+
     def __len__(self) -> int:
         """Return the number of chunks."""
         return len(self.episode)
