@@ -725,6 +725,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
             "keys": {key: int(count) for key, count in sorted(sample.count.items())},
             "fps": sample.fps,
             "chunks": len(sample.actions),
+            "steps": int(sample.actions.shape[1]),
             "skipped_episodes": sample.skipped,
             "sample": sample.digest(),
             "fingerprints": fingerprints(sample.actions, sample.episode),

@@ -123,6 +123,7 @@ def _measured(audit: Mapping[str, Any] | None) -> str:
         "## Measured",
         f"**{_line(verdict)}**" if verdict else None,
         audit.get("caption"),
+        "\n".join(f"Note: {_line(note)}\n" for note in audit.get("notes") or ()) or None,
         _conditions(audit.get("conditions") or []),
         _table([(_told(m), _number(m["value"]) + _beside(m)) for m in shown]),
     ]

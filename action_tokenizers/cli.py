@@ -25,7 +25,7 @@ from action_tokenizers.data import ChunkSample, Episodes, Relative, chunks, defa
 from action_tokenizers.diagnostics.along import two_valued
 from action_tokenizers.diagnostics.audit import audit
 from action_tokenizers.diagnostics.compare import COLUMNS, Comparison, compare
-from action_tokenizers.diagnostics.frontier import Frontier, frontier
+from action_tokenizers.diagnostics.frontier import SWEEP, Frontier, frontier
 from action_tokenizers.diagnostics.pages import sweep_html
 from action_tokenizers.diagnostics.report import AuditReport, Status
 from action_tokenizers.diagnostics.tables import SWEEP_COLUMNS, front_page, sweep_markdown, sweep_rows
@@ -46,17 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         with _one_line_warnings():
-            code: int = options.run(options) or 0
+            options.code = 0
+            options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:
         # whoever read our output has seen enough; keep the interpreter from complaining at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return getattr(options, "code", 0)
     except (ActionTokenizerError, OSError) as error:
         print(f"action-tokenizers: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    else:
-        return code
-    return 0
+    code: int = options.code
+    return code
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
@@ -254,7 +255,7 @@ def _export(options: argparse.Namespace) -> None:
     _print_facts({"folder": str(folder), "files": sorted(p.name for p in folder.iterdir())}, options.json)
 
 
-def _compare(options: argparse.Namespace) -> int:
+def _compare(options: argparse.Namespace) -> None:
     if options.strict and not options.audit:
         raise ActionValueError("expected --audit beside --strict: only an audit has conditions; got none")
     if options.out:
@@ -284,15 +285,16 @@ def _compare(options: argparse.Namespace) -> int:
             audits=options.audit,
             progress=progress,
         )
+    written = _write_report(comparison, Path(options.out)) if options.out else []
+    options.code = _strictly(options, list(comparison.audits.values()))
     _show(comparison, options.json)
-    if options.out:
-        _write_report(comparison, Path(options.out))
-    return _strictly(options, list(comparison.audits.values()))
+    if not options.json:
+        _name_files(written)
 
 
-def _audit(options: argparse.Namespace) -> int:
-    if options.save and not Path(options.tokenizer).is_dir():
-        raise ActionValueError(f"expected a folder to --save the audit in, got {options.tokenizer!r}")
+def _audit(options: argparse.Namespace) -> None:
+    if options.save and not (Path(options.tokenizer) / "model.safetensors").is_file():
+        raise ActionValueError(f"expected a folder that we saved, to --save the audit in, got {options.tokenizer!r}")
     if options.out:
         _output_folder(options.out)
     tokenizer = _tokenizer(options.tokenizer)
@@ -310,18 +312,19 @@ def _audit(options: argparse.Namespace) -> int:
             budget=options.budget,
             progress=progress,
         )
+    # what took minutes is written before anybody can close the pipe
+    written = _write_audit(report, Path(options.out)) if options.out else []
+    if options.save:
+        written.append(tokenizer.save_pretrained(options.tokenizer, audit=report) / "README.md")
+    options.code = _strictly(options, [report])
     if options.json:
         print(report.to_json_text(), end="")
-    else:
-        _show_audit(report)
-    if options.out:
-        _write_audit(report, Path(options.out))
-    if options.save:
-        tokenizer.save_pretrained(options.tokenizer, audit=report)
-    return _strictly(options, [report])
+        return
+    _show_audit(report)
+    _name_files(written)
 
 
-def _sweep(options: argparse.Namespace) -> int:
+def _sweep(options: argparse.Namespace) -> None:
     if options.out:
         _output_folder(options.out)
     episodes = _load(options.data, options)
@@ -342,18 +345,19 @@ def _sweep(options: argparse.Namespace) -> int:
             allow_single_episode=options.allow_single_episode,
             progress=progress,
         )
-    if options.json:
-        print(found.to_json_text(), end="")
-    else:
-        _show_sweep(found)
+    written = []
     if options.out:
         folder = Path(options.out)
-        (folder / "sweep.json").write_text(found.to_json_text(), encoding="utf-8")
-        (folder / "sweep.md").write_text(sweep_markdown(found), encoding="utf-8")
-        _write_page(folder / "sweep.html", lambda: sweep_html(found))
+        pages = {"json": found.to_json_text, "md": lambda: sweep_markdown(found), "html": lambda: sweep_html(found)}
+        written = _write_pages(folder, "sweep", pages)
         if found.recommended is not None:
-            found.tokenizers[found.recommended].save_pretrained(folder / "recommended")
-    return 1 if options.strict and found.recommended is None else 0
+            written.append(found.tokenizers[found.recommended].save_pretrained(folder / "recommended"))
+    options.code = int(options.strict and found.recommended is None)
+    if options.json:
+        print(found.to_json_text(), end="")
+        return
+    _show_sweep(found)
+    _name_files(written)
 
 
 def _strictly(options: argparse.Namespace, reports: Sequence[AuditReport]) -> int:
@@ -486,7 +490,7 @@ def _show_audit(report: AuditReport) -> None:
         console.print(f"{number}. {_plain(advice)}")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading, justify in (
-        ("first page", "left"),
+        ("at a glance", "left"),
         ("value", "right"),
         ("95 %", "right"),
         ("unit", "left"),
@@ -494,9 +498,10 @@ def _show_audit(report: AuditReport) -> None:
     ):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
     for group in front_page(report):
-        table.add_row(f"[bold]{group.title}[/], {group.remark}")
+        table.add_row(f"[bold]{group.title}[/]\n  [dim]{group.remark}[/]")
         for row in group.rows:
-            table.add_row(f"  {_plain(row.heading)}", row.value, row.interval, row.unit, row.kind)
+            beside = f"\n    [dim]{_plain(row.beside)}[/]" if row.beside else ""
+            table.add_row(f"  {_plain(row.heading)}{beside}", row.value, row.interval, row.unit, row.kind)
     console.print(table)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("condition", "", "evidence"):
@@ -514,11 +519,14 @@ def _show_sweep(found: Frontier) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    # a name cut short is no name: as wide as it takes, also on a narrow terminal
+    wide = 100 + max(len(p.name) for p in found.points)
     console = Console(highlight=False)
-    console = console if console.is_terminal else Console(highlight=False, width=140)
+    console = console if console.width >= wide else Console(highlight=False, width=wide)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in SWEEP_COLUMNS:
-        table.add_column(heading, justify="left" if heading in ("tokenizer", "fails", "") else "right")
+        text = heading in ("tokenizer", "fails", "")
+        table.add_column(heading, justify="left" if text else "right", overflow="fold", no_wrap=heading != "fails")
     for cells in sweep_rows(found):
         table.add_row(*map(_plain, cells))
     console.print(table)
@@ -527,25 +535,34 @@ def _show_sweep(found: Frontier) -> None:
     console.print(f"[bold]recommended: {_plain(found.recommended or 'none')}[/]\n{_plain(found.why)}")
 
 
-def _write_audit(report: AuditReport, folder: Path, name: str = "audit") -> None:
-    (folder / f"{name}.json").write_text(report.to_json_text(), encoding="utf-8")
-    (folder / f"{name}.md").write_text(report.to_markdown(), encoding="utf-8")
-    _write_page(folder / f"{name}.html", report.to_html)
+def _write_audit(report: AuditReport, folder: Path, name: str = "audit") -> list[Path]:
+    return _write_pages(folder, name, {"json": report.to_json_text, "md": report.to_markdown, "html": report.to_html})
 
 
-def _write_page(file: Path, page: Callable[[], str]) -> None:
-    """Write an HTML page; without matplotlib say what it takes, and leave the other reports standing."""
-    try:
-        file.write_text(page(), encoding="utf-8")
-    except MissingExtraError as error:
-        print(f"warning: {file.name} was not written: {error}", file=sys.stderr)
+def _write_pages(folder: Path, name: str, pages: dict[str, Callable[[], str]]) -> list[Path]:
+    """Write one report in several forms; without matplotlib say what HTML takes, and leave the others standing."""
+    written = []
+    for suffix, page in pages.items():
+        file = folder / f"{name}.{suffix}"
+        try:
+            file.write_text(page(), encoding="utf-8")
+            written.append(file)
+        except MissingExtraError as error:
+            print(f"warning: {file.name} was not written: {error}", file=sys.stderr)
+    return written
 
 
-def _write_report(comparison: Comparison, folder: Path) -> None:
-    (folder / "comparison.md").write_text(comparison.to_markdown(), encoding="utf-8")
-    (folder / "comparison.json").write_text(comparison.to_json() + "\n", encoding="utf-8")
+def _name_files(written: Sequence[Path]) -> None:
+    for file in written:
+        print(f"written: {file}")
+
+
+def _write_report(comparison: Comparison, folder: Path) -> list[Path]:
+    pages = {"json": lambda: comparison.to_json() + "\n", "md": comparison.to_markdown}
+    written = _write_pages(folder, "comparison", pages)
     for name, report in comparison.audits.items():
-        _write_audit(report, folder, f"audit-{re.sub(r'[^A-Za-z0-9._=-]+', '-', name)}")
+        written += _write_audit(report, folder, f"audit-{re.sub(r'[^A-Za-z0-9._=-]+', '-', name)}")
+    return written
 
 
 def _output_folder(out: str) -> Path:
@@ -663,7 +680,7 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "compare", _compare, "measure tokenizers side by side on held-out episodes")
     verb.add_argument("data", metavar="DATA")
     verb.add_argument("tokenizers", nargs="*", metavar="SPEC|DIR|REPO", help=f"default: {' '.join(FAMILIES)}")
-    verb.add_argument("--out", metavar="DIR", help="also write comparison.md and comparison.json there")
+    verb.add_argument("--out", metavar="DIR", help="also write comparison.md and comparison.json there, and the audits")
     verb.add_argument("--horizon", type=_positive, help="steps per chunk (one second of data)")
     verb.add_argument("--test", type=float, default=0.2, help="share of episodes held out (%(default)s)")
     verb.add_argument("--allow-single-episode", action="store_true", help="split a single recording in time")
@@ -674,8 +691,10 @@ def _parser() -> argparse.ArgumentParser:
 
     verb = _verb(verbs, "sweep", _sweep, "fit families from coarse to fine and recommend one for a budget")
     verb.add_argument("data", metavar="DATA")
-    verb.add_argument("tokenizers", nargs="*", metavar="SPEC", help="what to try (20 of all families)")
-    verb.add_argument("--tokens", type=float, help="most ids per chunk")
+    verb.add_argument(
+        "tokenizers", nargs="*", metavar="SPEC", help=f"what to try (default: {len(SWEEP)} of all families)"
+    )
+    verb.add_argument("--tokens", type=float, help="most ids per chunk, on average")
     verb.add_argument("--bits", type=float, help="most bits per chunk")
     verb.add_argument(
         "--out", metavar="DIR", help="also write sweep.{json,md,html} and the recommended tokenizer there"
@@ -711,7 +730,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], int | None], summary: str) -> Any:
+def _verb(verbs: Any, name: str, run: Callable[[argparse.Namespace], None], summary: str) -> Any:
     verb = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
     verb.add_argument("--json", action="store_true", help="print JSON")
     verb.set_defaults(run=run)

@@ -377,7 +377,9 @@ def test_audit_prints_the_verdict_first_and_writes_three_reports(run, data, audi
     code, out, err = run("audit", audited, data, "--test", 0.5, "--out", tmp_path, "--budget", 0)
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0].startswith(("Nothing measured", "Conditions that fail:", "Silent failure risk"))
+    assert lines[0].startswith(
+        ("Nothing measured", "Conditions that fail:", "Silent failure risk", "Too little to judge")
+    )
     order = [
         out.index(word) for word in ("Drift", "Values held still", "Smoothness alarm", "Size of error", "condition")
     ]
@@ -402,6 +404,17 @@ def test_audit_as_json_is_equal_for_equal_seeds(run, data, audited):
     assert first == second
 
 
+def test_reports_are_written_though_nobody_reads_the_output(data, audited, tmp_path):
+    """Closing the pipe loses neither the report nor the exit code."""
+    entry = "import sys; from action_tokenizers.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", entry, "audit", str(audited), data, "--budget", "0", "--json"]
+    out = tmp_path / "report"
+    process = subprocess.Popen([*command, "--strict", "--out", str(out)], stdout=subprocess.PIPE)
+    process.stdout.close()
+    assert process.wait(120) == 1  # fitted on some of these episodes
+    assert (out / "audit.json").stat().st_size > 1000
+
+
 def test_audit_of_normalised_actions(run, data, audited):
     told = json.loads(run("audit", audited, data, "--test", 0.5, "--budget", 0, "--json", "--normalised")[1])
     assert told["data"]["unit"] == [1, 1, 1]
@@ -423,7 +436,7 @@ def test_audit_says_what_is_wrong_in_one_line(run, data, audited, tmp_path):
         (("audit", audited, tmp_path / "none.npz"), "no such path"),
         (("audit", audited, data, "--horizon", 9), "expected horizon 8"),
         (("audit", audited, data, "--test", 2), "test share between 0 and 1"),
-        (("audit", "owner/name", data, "--save"), "expected a folder to --save"),
+        (("audit", "owner/name", data, "--save"), "expected a folder that we saved"),
         (("compare", data, "--strict"), "expected --audit beside --strict"),
     ):
         code, out, err = run(*arguments)

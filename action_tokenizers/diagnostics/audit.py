@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from action_tokenizers.base import ActionTokenizer, Progress
 from action_tokenizers.data import Episodes, default_horizon
@@ -32,7 +33,9 @@ from action_tokenizers.diagnostics.stability import Replay, replay_measures
 from action_tokenizers.diagnostics.states import state_measures
 from action_tokenizers.diagnostics.subject import Subject
 from action_tokenizers.diagnostics.variation import policy_measures
+from action_tokenizers.doors import hold_last
 from action_tokenizers.errors import ActionShapeError, ActionValueError, NotFittedError
+from action_tokenizers.ranges import OpenRange
 
 __all__ = ["STAGES", "audit"]
 
@@ -95,6 +98,14 @@ def audit(
     """
     if not tokenizer.is_fitted:
         raise NotFittedError("expected a fitted tokenizer to audit, got one that is not; call fit(data) first")
+    if not isinstance(episodes, Episodes):
+        raise ActionValueError(
+            f"expected Episodes to audit on, got {type(episodes).__name__}; Episodes(arrays) makes them"
+        )
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+        raise ActionValueError(f"expected seed a whole number of at least 0, got {seed!r}")
+    if budget is not None and not budget >= 0:
+        raise ActionValueError(f"expected a budget of at least 0 seconds, got {budget!r}")
     wanted = _wanted(stages)
     seen = _states(states, episodes)
     if policy is not None and seen is None:
@@ -103,14 +114,19 @@ def audit(
     scale = error.unit_of(_real_steps(episodes)) if unit is None else _unit(unit, episodes.action_dim)
     subject = Subject.of(tokenizer, episodes, steps, scale)
     planned = [s for s in _stages(subject, seen, policy, replay, seed, progress) if s.name in wanted]
-    taken, notes = _run(planned, budget, progress)
-    notes = [*_notes(subject), *notes]
+    taken, late = _run(planned, budget, progress)
+    notes = _notes(subject)
+    if late:
+        notes.append(f"left out, because the time budget of {budget:g} s was spent: {', '.join(late)}")
+    notes += _unlearnt(taken)
     known = [str(word) for word in tokenizer.provenance.get("fingerprints") or ()]
     found = conditions.decide(
         taken,
         fingerprints=len(known),
-        seen=recognised(known, episodes, steps, tokenizer.relative),
+        seen=recognised(known, episodes, tokenizer.provenance.get("steps") or steps, tokenizer.relative),
         action_dim=episodes.action_dim,
+        names=episodes.action_names,
+        late=late,
     )
     if found[0].status == "fails":
         notes.insert(0, f"NOT HELD OUT: {found[0].evidence}")
@@ -199,6 +215,7 @@ def _codebook(subject: Subject, seed: int) -> list[Measure]:
 def _run(
     stages: Sequence[Stage], budget: float | None, progress: Progress | None
 ) -> tuple[dict[str, Measure], list[str]]:
+    """Return the measures by name, and the stages that a spent budget left out."""
     taken: dict[str, Measure] = {}
     late: list[str] = []
     began = time.monotonic()
@@ -212,8 +229,7 @@ def _run(
             taken[measure.name] = measure
     if progress is not None:
         progress("audit", len(stages), len(stages))
-    notes = [f"left out, because the time budget of {budget:g} s was spent: {', '.join(late)}"] if late else []
-    return taken, notes
+    return taken, late
 
 
 def _wanted(stages: Collection[str] | None) -> set[str]:
@@ -230,21 +246,42 @@ def _notes(subject: Subject) -> list[str]:
         notes.append(f"{skipped} episodes are shorter than the horizon, {subject.horizon} steps, and were skipped")
     if len(subject.present) < smoothness.LEAST_EPISODES:
         notes.append(
-            f"{len(subject.present)} episodes only: intervals are wide, and what needs {smoothness.LEAST_EPISODES} "
-            "episodes is not shown"
+            f"episodes: only {len(subject.present)}, so that intervals are wide, and what needs "
+            f"{smoothness.LEAST_EPISODES} of them is not shown"
+        )
+    if isinstance(subject.tokenizer.range, OpenRange):
+        notes.append(
+            "the tokenizer takes normalised actions and has no range of its own: the numbers mean something only if "
+            "these actions are normalised; with_range (import --range-from) gives it one"
         )
     if not episodes.independent:
         notes.append("the episodes are parts of one recording: intervals that take them as independent are too narrow")
     return notes
 
 
+def _unlearnt(taken: Mapping[str, Measure]) -> list[str]:
+    """Say so where the probe of learnability learnt nothing, so that its numbers are not read as the tokenizer's."""
+    found = taken.get("probe_error")
+    if found is None or found.value is None or found.value < found.parts["repeat_last"]:
+        return []
+    return [
+        f"the small probe learnt too little here to beat repeating the last action ({found.value:.3g} against "
+        f"{found.parts['repeat_last']:.3g}): more episodes, or states, would say more of how learnable the ids are"
+    ]
+
+
 def _states(states: States | Literal[False] | None, episodes: Episodes) -> list[npt.NDArray[np.float64]] | None:
-    """Return one `(t_i, ds)` array per episode, or None where there are none."""
+    """Return one `(t_i, ds)` array per episode, or None where there are none.
+
+    Padded steps may hold anything, and are given the last real state, as they are given the last real action.
+    """
     if states is False:
         return None
     given = episodes.states if states is None else states
     if given is None:
         return None
+    if isinstance(given, bool):
+        raise ActionValueError("expected states as one (t_i, ds) array per episode, or False, got True")
     arrays = [array_of(s, "states", "fiub").astype(np.float64) for s in given]
     got = [a.shape[0] if a.ndim == 2 else a.shape for a in arrays]
     if got != list(episodes.lengths):
@@ -255,14 +292,21 @@ def _states(states: States | Literal[False] | None, episodes: Episodes) -> list[
     widths = sorted({a.shape[1] for a in arrays})
     if len(widths) > 1 or widths == [0]:
         raise ActionShapeError(f"expected states of one width of at least 1 in all episodes, got {widths}")
-    for name, array in zip(episodes.names, arrays, strict=True):
-        wrong = np.argwhere(~np.isfinite(array))
+    masks = episodes.action_is_pad or [np.zeros(length, np.bool_) for length in episodes.lengths]
+    for name, array, mask in zip(episodes.names, arrays, masks, strict=True):
+        wrong = np.argwhere(~np.isfinite(array) & ~mask[:, None])
         if len(wrong):
             frame, dim = wrong[0].tolist()
             raise ActionValueError(
                 f"expected finite states, got {array[frame, dim]} in episode {name}, frame {frame}, dim {dim}"
             )
-    return arrays
+    return [array if mask.all() else _held(array, mask) for array, mask in zip(arrays, masks, strict=True)]
+
+
+def _held(array: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Return `array (t, ds)` with the last real row before them where `mask (t,)`, else the first one after."""
+    held: npt.NDArray[np.float64] = hold_last(torch.from_numpy(array)[None], torch.from_numpy(mask)[None])[0].numpy()
+    return held
 
 
 def _horizon(tokenizer: ActionTokenizer, episodes: Episodes, asked: int | None) -> int:

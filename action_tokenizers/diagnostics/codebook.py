@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from action_tokenizers.base import ActionTokenizer
 from action_tokenizers.data.chunks import ChunkPlan, gather
-from action_tokenizers.diagnostics.error import counts, mean_over_episodes, share_of_episodes
+from action_tokenizers.diagnostics.error import counts, episode_means, mean_over_episodes, share_of_episodes
 from action_tokenizers.diagnostics.measure import Estimator, Kind, Measure
 from action_tokenizers.diagnostics.scene import Coded
 from action_tokenizers.diagnostics.subject import Subject
@@ -112,16 +112,27 @@ _ROW = {row.name: row for row in ESTIMATORS}
 
 
 def tokens(subject: Subject) -> Measure:
-    """Return the mean number of ids per chunk, without pads; `parts` holds `p50` and `p99` over all chunks."""
-    p50, p99 = np.quantile(subject.lengths, (0.5, 0.99)).tolist()
-    values = _per_episode(subject, subject.lengths)
+    """Return the mean number of ids per wholly recorded chunk, without pads; `parts` holds `p50` and `p99`."""
+    whole = _whole(subject)
+    p50, p99 = np.quantile(subject.lengths[whole], (0.5, 0.99)).tolist()
+    values = _per_whole(subject, subject.lengths, whole)
     return mean_over_episodes(_ROW["tokens"], values, counts(subject), parts={"p50": p50, "p99": p99})
 
 
 def bits(subject: Subject) -> Measure:
     """Return the mean bits of a chunk: the sum over its ids of log2(ids that could stand there)."""
     found = np.asarray(subject.tokenizer.bits(subject.ids, **subject.coded.shape))
-    return mean_over_episodes(_ROW["bits"], _per_episode(subject, found), counts(subject))
+    return mean_over_episodes(_ROW["bits"], _per_whole(subject, found, _whole(subject)), counts(subject))
+
+
+def _whole(subject: Subject) -> npt.NDArray[np.bool_]:
+    """Say which chunks are recorded to their end, `(n,)`; all, where none is: a tail held still takes fewer ids."""
+    whole = np.asarray(subject.real.all(axis=1), np.bool_)
+    return whole if whole.any() else np.ones_like(whole)
+
+
+def _per_whole(subject: Subject, values: npt.NDArray[Any], whole: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    return episode_means(values[:, None], whole[:, None], subject.episode)
 
 
 def usage(subject: Subject) -> Measure:

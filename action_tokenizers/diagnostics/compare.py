@@ -235,7 +235,7 @@ def _overlaps(tokenizers: Mapping[str, ActionTokenizer], held_out: Episodes, hor
     for name, tokenizer in tokenizers.items():
         told = tokenizer.provenance if tokenizer.is_fitted else {}
         known = told.get("fingerprints") or ()
-        found = recognised(known, held_out, horizon, tokenizer.relative) if known else {}
+        found = recognised(known, held_out, told.get("steps") or horizon, tokenizer.relative) if known else {}
         if found:
             notes.append(
                 f"{name} is NOT HELD OUT: it was fitted on some of these episodes, such as {min(found.values())}"

@@ -6,7 +6,9 @@ serves all that is about the tokenizer alone: `far`, five times the larger of 5 
 error, is what counts as a far jump or a large error, so that a coarse tokenizer is not accused of its own cell size.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 from action_tokenizers.diagnostics.error import far
 from action_tokenizers.diagnostics.measure import Kind, Measure
@@ -43,7 +45,13 @@ def _near_deterministic(measures: Measures) -> bool | None:
 
 
 def decide(
-    measures: Measures, *, fingerprints: int | None, seen: Mapping[str, int], action_dim: int
+    measures: Measures,
+    *,
+    fingerprints: int | None,
+    seen: Mapping[str, int],
+    action_dim: int,
+    names: Sequence[str] | None = None,
+    late: Collection[str] = (),
 ) -> tuple[Condition, ...]:
     """Return every condition with its status.
 
@@ -52,13 +60,39 @@ def decide(
         fingerprints: how many of the fit's chunks are known; None where its provenance tells none.
         seen: those found in the audited episodes: fingerprint -> episode.
         action_dim: d.
+        names: of the dims.
+        late: stages that a time budget left out.
     """
+    decided = _decided(measures, fingerprints, seen, action_dim, names)
+    return tuple(_for_time(c) if STAGES.get(c.name) in late and c.needs else c for c in decided)
+
+
+# the stage of an audit that a condition cannot be decided without
+STAGES = {
+    "smooth_pairs": "states",
+    "small_gain": "dynamics",
+    "stable_dynamics": "replay",
+    "replay_outcome": "replay",
+}
+
+
+def _for_time(condition: Condition) -> Condition:
+    return replace(condition, evidence="not measured: the time budget was spent", needs="more time")
+
+
+def _decided(
+    measures: Measures,
+    fingerprints: int | None,
+    seen: Mapping[str, int],
+    action_dim: int,
+    names: Sequence[str] | None,
+) -> tuple[Condition, ...]:
     return (
         _held_out(fingerprints, seen),
         _mean_error(measures, action_dim),
         _rare_errors(measures, action_dim),
         _bounded_error(measures, action_dim),
-        _values_reproduced(measures),
+        _values_reproduced(measures, names),
         _smooth_tokenizer(measures, action_dim),
         _no_silent_failure(measures, action_dim),
         _smooth_pairs(measures),
@@ -110,10 +144,17 @@ def _mean_error(measures: Measures, action_dim: int) -> Condition:
 
 def _is_blind(measures: Measures, action_dim: int) -> bool:
     """Say whether the mean error is so large that nothing inside the range could count as far from anything."""
-    return far(measures["error_mean"].value or 0.0) >= 2 * action_dim**0.5
+    return bool(far(measures["error_mean"].value or 0.0) >= 2 * math.sqrt(action_dim))
 
 
-BLIND = "a tokenizer of smaller error: nothing in the range is farther than ten mean errors"
+def _is_coarse(measures: Measures) -> bool:
+    """Say whether it jumps by more than its error explains, but its error keeps the alarm from counting it."""
+    jump, mean = measures["excess_jump"].value, measures["error_mean"].value or 0.0
+    raised = far(mean) > 5 * SCALE
+    return raised and jump is not None and 3 * mean < jump < far(mean)
+
+
+BLIND = "a tokenizer of smaller error: nothing it does is farther than ten mean errors"
 
 
 def _rare_errors(measures: Measures, action_dim: int) -> Condition:
@@ -165,6 +206,7 @@ def _bounded_error(measures: Measures, action_dim: int) -> Condition:
         "Eq 3",
         ("error_sup", "error_mean"),
         BLIND if blind else "",
+        advisory=True,
     )
 
 
@@ -175,14 +217,14 @@ EQ3 = (
 )
 
 
-def _values_reproduced(measures: Measures) -> Condition:
+def _values_reproduced(measures: Measures, names: Sequence[str] | None) -> Condition:
     found = measures["hold_bias"]
     lost = [row for row in found.parts.get("unreproducible", ()) if abs(row["error"]) > SCALE]
     if lost:
         worst = max(lost, key=lambda row: abs(row["error"]))
-        status = Status.FAILS
+        status, dim = Status.FAILS, worst["dim"] if names is None else names[worst["dim"]]
         evidence = (
-            f"dim {worst['dim']} holds {worst['value']:.3g} in {worst['share']:.1%} of its steps and gets back "
+            f"dim {dim} holds {worst['value']:.3g} in {worst['share']:.1%} of its steps and gets back "
             f"{worst['decoded']:.3g}"
         )
     elif found.value is None:
@@ -203,7 +245,7 @@ def _values_reproduced(measures: Measures) -> Condition:
 def _smooth_tokenizer(measures: Measures, action_dim: int) -> Condition:
     five, two = measures["episode_jump"], measures["episode_jump_fine"]
     alarm = jump_alarm(five, two)
-    blind = alarm is False and _is_blind(measures, action_dim)
+    blind = alarm is False and (_is_blind(measures, action_dim) or _is_coarse(measures))
     status = {None: Status.NOT_SHOWN, True: Status.FAILS, False: Status.HOLDS}[None if blind else alarm]
     return Condition(
         "smooth_tokenizer",
@@ -225,7 +267,7 @@ def _out_of_reach(share: Measure, jump: Measure) -> str:
     seen = "was found" if jump.kind is Kind.LOWER else "exists"
     apart = ", steps of switches apart" if jump.parts["discrete"]["dims"] else ""
     largest = f"the largest is {jump.value:.3g}{apart}"
-    return f"; no jump beyond {limit:.3g}, which would be far, {seen} ({largest}), so that the alarm could not go off"
+    return f"; no jump beyond {limit:.3g}, which would be far, {seen} ({largest})"
 
 
 def _no_silent_failure(measures: Measures, action_dim: int) -> Condition:
@@ -240,7 +282,7 @@ def _no_silent_failure(measures: Measures, action_dim: int) -> Condition:
     elif alarm:
         # a large spread is an upper end: an expert that acts on what the states leave out looks random too
         status, needs = Status.NOT_SHOWN, "states" if flag is None else "states that hold all the expert acts on"
-    elif _is_blind(measures, action_dim):
+    elif _is_blind(measures, action_dim) or _is_coarse(measures):
         status, needs = Status.NOT_SHOWN, BLIND
     else:
         status, needs = Status.HOLDS, ""
@@ -304,7 +346,7 @@ def _smooth_policy(measures: Measures) -> Condition:
     statement = "The token policy itself is smooth: in neighbouring recorded states it rarely chooses far actions."
     near = None if found is None else found.parts.get("neighbours")
     if found is None or near is None:
-        return _missing("smooth_policy", statement, "a policy, and two episodes", "Def 4 (RTVC), Thm 1", found)
+        return _missing("smooth_policy", statement, "a policy, in Python: policy=", "Def 4 (RTVC), Thm 1", found)
     at = found.parts["multiple"].index(found.parts["headline"])
     share, interval = near["share"][at], near["interval"][at]
     low, high = interval or (0.0, 1.0)
@@ -330,7 +372,7 @@ def _stable(measures: Measures) -> Condition:
     statement = "Executed open loop, the deviation from the recorded motion does not grow exponentially."
     worst = None if found is None else found.parts.get("factor", {}).get(found.parts.get("group"))
     if found is None or not worst or worst["interval"] is None:
-        return _missing("stable_dynamics", statement, "a simulator (replay=)", "Def 3 (P-IISS)", found)
+        return _missing("stable_dynamics", statement, "a simulator, in Python: replay=", "Def 3 (P-IISS)", found)
     low, high = worst["interval"]
     lost = found.n.get("failed", 0)  # those may be the very ones that diverged
     holds = high <= COMPOUNDS and not lost
@@ -352,7 +394,7 @@ def _outcome(measures: Measures) -> Condition:
     found = measures.get("replay_score")
     statement = "Decoded actions, executed open loop, reach what the recorded ones reach."
     if found is None or found.value is None or found.interval is None:
-        return _missing("replay_outcome", statement, "a simulator that scores (replay=)", "replay", found)
+        return _missing("replay_outcome", statement, "a simulator that scores, in Python: replay=", "replay", found)
     exact, n, lost = found.parts["exact"]["mean"], found.n["episodes"], found.n.get("failed", 0)
     if exact <= 0:
         evidence = "the recorded actions themselves score 0: the replay does not reproduce the recording"
@@ -387,7 +429,10 @@ def advise(conditions: tuple[Condition, ...]) -> tuple[str, ...]:
 
 
 ADVICE = {
-    "held_out": "Keep episodes from the fit and audit on those: every number here flatters the tokenizer.",
+    "held_out": (
+        "Keep episodes from the fit and audit on those (the same --test and --seed in fit and audit): every number "
+        "here flatters the tokenizer."
+    ),
     "no_silent_failure": (
         "Do not deploy on these numbers alone. Replay decoded actions in a simulator, prefer a tokenizer whose excess "
         "jump is of the order of its mean error (uniform bins), or smooth the execution: add noise to the states in "
@@ -420,8 +465,11 @@ ADVICE = {
 def _told(measure: Measure) -> str:
     if measure.value is None:
         return "not shown"
-    interval = "" if measure.interval is None else f" [{measure.interval[0]:.3g}, {measure.interval[1]:.3g}]"
-    return f"{measure.value:.3g}{interval}"
+    ends = measure.interval
+    open_ended = ends is None or not all(map(math.isfinite, ends))
+    return f"{measure.value:.3g}" + (
+        " (no interval)" if ends is None or open_ended else f" [{ends[0]:.3g}, {ends[1]:.3g}]"
+    )
 
 
 def _ratio(value: float, mean: float) -> str:

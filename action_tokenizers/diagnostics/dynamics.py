@@ -256,10 +256,13 @@ def dynamics_measures(subject: Subject, states: Sequence[npt.NDArray[Any]], *, s
     moved = [a[:end] / subject.unit for a, end in zip(subject.episodes.actions, ends, strict=True)]
     regression = _Regression.of([x[:end] for x, end in zip(states, ends, strict=True)], moved, seed)
     fitted = regression.solve()
-    n = {"episodes": len(regression.grams), "steps": fitted.steps}
+    n = {"episodes": int((regression.counts > 0).sum()), "steps": fitted.steps}
     parts = _describe(fitted)
     if fitted.refusal:
-        return [row.measure(None, n=n, note=fitted.refusal, parts=parts) for row in (DYNAMICS_GAIN, CLOSED_LOOP_GAIN)]
+        padded = sum(end < len(pad) for end, pad in zip(ends, pads, strict=True))
+        ended = f"An episode counts up to its first padded step: {padded} of {len(pads)} have one." if padded else ""
+        note = f"{fitted.refusal} {ended}".strip()
+        return [row.measure(None, n=n, note=note, parts=parts) for row in (DYNAMICS_GAIN, CLOSED_LOOP_GAIN)]
     drawn = list(regression.resampled(seed))
     made = []
     for row, matrix, gain, gains in (
@@ -347,7 +350,7 @@ class _Regression:
         xs = [np.asarray(states[i], np.float64) for i in kept]
         us = [np.asarray(actions[i], np.float64)[:-1] for i in kept]
         centre, scale, _ = _standard(np.concatenate(xs))
-        middle, spread, moving = _standard(np.concatenate(us) if any(map(len, us)) else np.zeros((1, us[0].shape[1])))
+        middle, spread, moving = _standard(np.concatenate(us))
         zs = [(x - centre) / scale for x in xs]
         vs = [(u - middle) / spread * moving for u in us]
         rows = [np.concatenate([np.ones((len(v), 1)), z[:-1], v], 1) for z, v in zip(zs, vs, strict=True)]
@@ -406,7 +409,12 @@ class _Regression:
 
 
 def _standard(values: Floats) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
-    """Return mean and standard deviation of `values (n, k)`, 1 where it is rounding, and where it is not."""
+    """Return mean and standard deviation of `values (n, k)`, 1 where it is rounding, and where it is not.
+
+    Of no values at all nothing moves.
+    """
+    if not len(values):
+        return np.zeros(values.shape[1]), np.ones(values.shape[1]), np.zeros(values.shape[1], np.bool_)
     mean, spread = values.mean(0), values.std(0)
     moving = spread > NEGLIGIBLE * np.maximum(np.abs(values).max(0), np.finfo(np.float32).tiny)
     return mean, np.where(moving, spread, 1.0), moving

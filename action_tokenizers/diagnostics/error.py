@@ -25,7 +25,16 @@ from action_tokenizers.diagnostics.domains import (
     quantized,
     size,
 )
-from action_tokenizers.diagnostics.measure import Estimator, Kind, Measure, bernstein, bootstrap_t, clopper_pearson
+from action_tokenizers.diagnostics.measure import (
+    BOOTSTRAP,
+    Estimator,
+    Kind,
+    Measure,
+    bernstein,
+    bootstrap_t,
+    clopper_pearson,
+    share_interval,
+)
 from action_tokenizers.diagnostics.subject import Subject
 from action_tokenizers.tokenizers.fast import FASTTokenizer
 
@@ -48,7 +57,6 @@ __all__ = [
 _Floats = npt.NDArray[np.float64]
 _Bools = npt.NDArray[np.bool_]
 
-BOOTSTRAP = "bootstrap-t over episodes, 95 %"
 QUANTILES = (0.5, 0.9, 0.99, 0.999)
 # thresholds of the curve P(M > t), in half ranges
 THRESHOLDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -163,13 +171,20 @@ def mean_over_episodes(
     note: str = "",
     parts: dict[str, Any] | None = None,
 ) -> Measure:
-    """Return the mean of per-episode `values (e,)` with its bootstrap-t interval, as the measure of `row`."""
-    interval = bootstrap_t(values)
+    """Return the mean of per-episode `values (e,)` with its interval, as the measure of `row`.
+
+    That of shares is of `share_interval`, every other of `bootstrap_t`.
+    """
+    mean = float(values.mean())
+    # those of a ratio may lie beyond one by one, but their mean does not
+    if row.unit.startswith("share") and 0 <= mean <= 1:
+        interval, method = share_interval(values)
+    else:
+        interval = bootstrap_t(values)
+        method = None if interval is None else BOOTSTRAP
     if interval is None:
-        note = f"One episode gives no interval. {note}"
-    method, mean = None if interval is None else BOOTSTRAP, float(values.mean())
-    if interval is not None and row.unit.startswith("share") and 0 <= mean <= 1:
-        interval = max(interval[0], 0.0), min(interval[1], 1.0)  # no share lies beyond
+        few = "One episode gives" if len(values) < 2 else "Fewer than five episodes that are all equal give"
+        note = f"{few} no interval. {note}"
     return row.measure(mean, kind=kind, interval=interval, method=method, n=n, note=note.strip(), parts=parts)
 
 
@@ -185,13 +200,15 @@ def error_mean(subject: Subject) -> Measure:
     """Return the mean step error, with an interval that holds for any law of the episodes as `guaranteed`.
 
     That interval is of the error against the clipped action, which cannot exceed `bound`, the tokenizer's worst case:
-    of the error itself where nothing is clipped. None where the tokenizer takes actions of any size.
+    of the error itself where nothing is clipped. None where the tokenizer takes actions of any size, and in
+    `per_position` where no chunk has a recorded step.
     """
     norms = np.linalg.norm(subject.error, axis=-1)
+    by_position = zip(norms.sum(0).tolist(), subject.real.sum(0).tolist(), strict=True)
     parts = {
         "mse": float(subject.average(subject.error**2).mean()),
         "per_dim": subject.average(np.abs(subject.error)).mean(0).tolist(),
-        "per_position": (norms.sum(0) / subject.real.sum(0)).tolist(),
+        "per_position": [total / steps if steps else None for total, steps in by_position],
         "guaranteed": _guaranteed(subject),
     }
     return mean_over_episodes(_ROW["error_mean"], subject.average(norms), counts(subject), parts=parts)

@@ -19,6 +19,7 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 VALUES = 1 << 20  # numbers in one block of decoded chunks: bounds the memory
+ALLOWED = 1 << 21  # chunks times ids in one block of what may stand somewhere
 SUBSTITUTIONS = 8192  # chunks times positions to try, unless the chunks get fewer than 64
 
 WRONG_TOKEN = Estimator(
@@ -81,26 +82,32 @@ def _substitutes(subject: Subject, rows: Ints, positions: Ints, rng: np.random.G
     tokenizer, ids, lengths = subject.tokenizer, subject.ids[rows], subject.lengths[rows]
     last = tokenizer.vocab_size - (tokenizer.pad_id is not None)
     found = {law: np.full((len(rows), len(positions)), -1) for law in ("allowed", "any", "neighbour")}
+    step = max(1, ALLOWED // tokenizer.vocab_size)
     for k, p in enumerate(positions.tolist()):
         live = np.flatnonzero(lengths > p)
-        own = ids[live, p]
-        allowed = np.asarray(tokenizer.allowed(ids[live, :p], **subject.coded.shape))[:, :last].copy()
-        beside = np.stack([own - 1, own + 1], 1)
-        may = (beside >= 0) & (beside < last) & np.take_along_axis(allowed, beside.clip(0, last - 1), 1)
-        allowed[np.arange(len(live)), own] = False
-        found["allowed"][live, k] = _draw(allowed, rng)
-        side = _draw(may, rng)
-        found["neighbour"][live, k] = np.where(side < 0, -1, own + 2 * side - 1)
+        # drawn for all blocks at once, so that their size changes nothing
+        luck = rng.random((2, len(live)))
+        for start in range(0, len(live), step):
+            block = live[start : start + step]
+            one, other = luck[:, start : start + step]
+            own = ids[block, p]
+            allowed = np.asarray(tokenizer.allowed(ids[block, :p], **subject.coded.shape))[:, :last].copy()
+            beside = np.stack([own - 1, own + 1], 1)
+            may = (beside >= 0) & (beside < last) & np.take_along_axis(allowed, beside.clip(0, last - 1), 1)
+            allowed[np.arange(len(block)), own] = False
+            found["allowed"][block, k] = _draw(allowed, one)
+            side = _draw(may, other)
+            found["neighbour"][block, k] = np.where(side < 0, -1, own + 2 * side - 1)
         if last > 1:
-            found["any"][live, k] = (own + rng.integers(1, last, len(live))) % last
+            found["any"][live, k] = (ids[live, p] + rng.integers(1, last, len(live))) % last
     return found
 
 
-def _draw(mask: Bools, rng: np.random.Generator) -> Ints:
-    """Return one of the True columns of each row of `mask (n, v)`, drawn evenly, `(n,)`; -1 where there is none."""
+def _draw(mask: Bools, luck: Doubles) -> Ints:
+    """Return of each row of `mask (n, v)` the True column that `luck (n,)`, in 0..1, says; -1 where there is none."""
     counts = mask.sum(1)
     columns = np.append(np.nonzero(mask)[1], -1)
-    drawn = np.minimum((rng.random(len(mask)) * counts).astype(np.int64), np.maximum(counts - 1, 0))
+    drawn = np.minimum((luck * counts).astype(np.int64), np.maximum(counts - 1, 0))
     at = np.cumsum(counts) - counts + drawn
     return np.where(counts > 0, columns[np.minimum(at, len(columns) - 1)], -1)
 

@@ -209,17 +209,19 @@ def _value(report: AuditReport, name: str) -> float:
 
 def _recommend(points: tuple[Point, ...], budget: Mapping[str, float]) -> tuple[str | None, str]:
     within = [p for p in points if all(getattr(p, name) <= most for name, most in budget.items())]
-    said = " and ".join(f"{most:g} {name}" for name, most in budget.items()) or "no budget"
+    said = " and ".join(f"{most:g} {name}" for name, most in budget.items()) or "no budget stated"
     if not within:
         least = {name: min(getattr(p, name) for p in points) for name in budget}
         return None, f"None is within {said}: the least here is " + ", ".join(f"{v:.3g} {k}" for k, v in least.items())
     sound = [p for p in within if not p.alarm and "values_reproduced" not in p.fails]
     if not sound:
         return None, f"Of {len(within)} within {said}, all raise the smoothness alarm or lose held values."
+    unshown = sum(p.alarm is None for p in sound)
+    doubt = f" For {unshown} of them the alarm is not shown: it takes 10 held-out episodes, and cells finer than jumps."
     least_drift = min(p.drift for p in sound)
     near = [p for p in sound if p.drift <= NEAR * least_drift]
     best = min(near, key=lambda p: (p.tokens, p.bits, p.name))
     return best.name, (
-        f"Of {len(within)} within {said}, {len(sound)} raise no alarm and reproduce held values; of these it has the "
-        f"least drift ({best.drift:.3g} half ranges) for {best.tokens:.3g} tokens."
+        f"Of {len(within)} ({said}), {len(sound)} raise no alarm and reproduce held values; of these it has the least "
+        f"drift ({best.drift:.3g} half ranges), or nearly, for {best.tokens:.3g} tokens.{doubt if unshown else ''}"
     )

@@ -20,7 +20,7 @@ from action_tokenizers.diagnostics.domains import (
     size,
 )
 from action_tokenizers.diagnostics.error import counts, mean_over_episodes
-from action_tokenizers.diagnostics.measure import Estimator, Kind, Measure, bootstrap_t
+from action_tokenizers.diagnostics.measure import Estimator, Kind, Measure, share_interval
 from action_tokenizers.diagnostics.subject import Subject
 
 __all__ = ["ESTIMATORS", "ListsCodewords", "cell_border_jump", "cell_width", "covering_radius", "margin"]
@@ -170,7 +170,7 @@ def margin(subject: Subject, near: float = NEAR) -> Measure:
     of = np.repeat(subject.episode, subject.real.sum(1)) if subject.steps_alone else subject.episode
     held = [least[of[chosen] == i] for i in np.unique(of[chosen])]
     share = np.array([(values <= near).mean() for values in held])
-    interval = bootstrap_t(share)
+    interval, _ = share_interval(share)
     parts = {"share": float(share.mean()), "interval": None if interval is None else list(interval), "near": near}
     medians = np.array([np.median(values) for values in held])
     return mean_over_episodes(row, medians, {**n, "episodes": len(held), "points": len(chosen)}, parts=parts)
@@ -292,13 +292,14 @@ def _plane_margins(group: _Group, points: _Floats) -> _Floats:
     inverse = np.divide(1, group.half, out=np.zeros_like(group.half), where=group.half > 0)
     words = group.words * inverse
     squares = (words**2).sum(1)
-    apart = np.sqrt(np.maximum(squares[:, None] - 2 * words @ words.T + squares, 0))
-    apart[apart == 0] = np.nan  # words too near to tell apart, and a word and itself
-    np.fill_diagonal(apart, np.nan)
     margins = []
     for distances in _blocks(points, group.words):
         own = distances.argmin(1)
-        planes = (distances - distances.min(1)[:, None]) / (2 * apart[own])
+        # from the words of these points only: of all pairs of words there may be very many
+        taken, at = np.unique(own, return_inverse=True)
+        apart = np.sqrt(np.maximum(squares[taken, None] - 2 * words[taken] @ words.T + squares, 0))
+        apart[apart == 0] = np.nan  # words too near to tell apart
+        planes = (distances - distances.min(1)[:, None]) / (2 * apart[at])
         planes[np.arange(len(own)), own] = np.inf
         margins.append(np.fmin.reduce(planes, axis=1))
     return np.concatenate(margins)

@@ -96,12 +96,12 @@ def learnability(
     halves = order[: len(order) // 2], order[len(order) // 2 :]
     results = []
     with _undisturbed():
-        for k, half in enumerate(halves):
+        for k, parts in enumerate((halves, halves[::-1])):
             if progress is not None:
-                progress("probe", k, len(halves))
-            probe = Probe(lesson, halves[1 - k], steps, np.random.default_rng([seed, 1, k]))
+                progress("probe", k, 2)
+            probe = Probe(lesson, parts[1], steps, np.random.default_rng([seed, 1, k]))
             # drawn anew, so that every tokenizer is asked for the same chunks
-            results.append(_judge(lesson, probe, half, np.random.default_rng([seed, 2, k])))
+            results.append(_judge(lesson, probe, parts, np.random.default_rng([seed, 2, k])))
     return [_nll(lesson, results), _error(lesson, results)]
 
 
@@ -130,37 +130,51 @@ class _Result(NamedTuple):
     which: Ints  # (b,) rows of the lesson's ids to judge on
     nats: Nats  # (b,) each
     written: Ints  # (r,) rows of the lesson's chunks
-    unfinished: Ints  # (r,) 0 or 1
+    whole: Bools  # (r,)
     errors: Floats  # (r, 4) per step: of the probe, of the tokenizer, of repeating the last action, of the mean one
 
 
-def _judge(lesson: Lesson, probe: Probe, half: Ints, rng: np.random.Generator) -> _Result:
+def _judge(lesson: Lesson, probe: Probe, halves: tuple[Ints, Ints], rng: np.random.Generator) -> _Result:
+    """Judge a probe of the second half on the first one."""
+    half, taught = halves
     chunks, judge = lesson.chunks, lesson.judge
     which = np.flatnonzero(np.isin(chunks.episode[judge.chunk], half))
     nats = probe.nll(chunks, judge.at(which))
     written = _few_each(chunks.episode, half, DECODED // 2, rng)
     ids, whole = probe.write(chunks.at(written))
-    return _Result(probe.steps, which, nats, written, (~whole).astype(np.int64), _errors(lesson, probe, written, ids))
+    return _Result(probe.steps, which, nats, written, whole, _errors(lesson, taught, written, ids))
 
 
-def _errors(lesson: Lesson, probe: Probe, written: Ints, ids: Ints) -> Floats:
+def _errors(lesson: Lesson, taught: Ints, written: Ints, ids: Ints) -> Floats:
     subject, chunks = lesson.subject, lesson.chunks.at(written)
-    decoded, _ = subject.tokenizer.try_decode(ids, **chunks.coded.shape, key=subject.key)
-    last = np.where(chunks.starts[:, None], probe.mean_action, chunks.last)
+    coded = coded_at(subject.coded, lesson.rows[written])
+    decoded, _ = subject.tokenizer.try_decode(ids, **coded.shape, key=subject.key)
+    mean = np.broadcast_to(_mean_action(lesson, taught), chunks.last.shape)
     told = (
         np.asarray(decoded),
         subject.decoded[lesson.rows[written]],
-        _held(last, chunks.coded),
-        _held(np.broadcast_to(probe.mean_action, last.shape), chunks.coded),
+        holding(np.where(chunks.starts[:, None], mean, chunks.last), coded),
+        holding(mean, coded),
     )
     errors = []
     for actions in told:
-        difference: Floats = actions.astype(np.float64) - chunks.coded.actions
-        if chunks.coded.relative is not None:
+        difference: Floats = actions.astype(np.float64) - coded.actions
+        if coded.relative is not None:
             # the error of the absolute actions: differences add up, and angles turn
-            difference = chunks.coded.relative.invert(difference, np.zeros(last.shape)).astype(np.float64)
+            difference = coded.relative.invert(difference, np.zeros(mean.shape)).astype(np.float64)
         errors.append(np.linalg.norm(difference / subject.unit, axis=2).mean(1))
     return np.stack(errors, 1)
+
+
+def _mean_action(lesson: Lesson, taught: Ints) -> Floats:
+    """Return the mean action before the windows of the episodes `taught`, `(d,)`, or else of their first steps."""
+    windows = lesson.windows
+    known = np.isin(windows.episode, taught)
+    before = windows.last[known & ~windows.starts]
+    if not len(before):
+        before = lesson.coded.absolute(lesson.coded.actions)[known, 0]
+    mean: Floats = before.mean(0, dtype=np.float64)
+    return mean
 
 
 def _nll(lesson: Lesson, results: list[_Result]) -> Measure:
@@ -201,7 +215,7 @@ def _nll(lesson: Lesson, results: list[_Result]) -> Measure:
 def _error(lesson: Lesson, results: list[_Result]) -> Measure:
     written = np.concatenate([result.written for result in results])
     errors = np.concatenate([result.errors for result in results])
-    unfinished = float(np.concatenate([result.unfinished for result in results]).mean())
+    unfinished = float((~np.concatenate([result.whole for result in results])).mean())
     episode = lesson.chunks.episode[written]
     probe, own, last, mean = (_mean_per_episode(column, episode) for column in errors.T)
     cut = f"{unfinished:.0%} of its chunks were cut off unfinished, and repaired." if unfinished else ""

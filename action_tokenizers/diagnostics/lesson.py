@@ -1,4 +1,4 @@
-"""What a small probe is taught and asked: chunks of recorded actions, and single ids of them, the same for every seed.
+"""What a small probe is taught and asked: chunks of recorded actions, and single ids of them.
 
 The probe sees what was recorded up to the chunk's first step: the last action (zeros and a flag at an episode's
 start), the state where states are given, and the ids of a chunk that would hold the last action for good, which say
@@ -57,7 +57,15 @@ class Chunks(NamedTuple):
 
     def at(self, which: Ints) -> "Chunks":
         """Return some of them."""
-        return Chunks(*(field[which] for field in self))
+        return Chunks(
+            self.ids[which],
+            self.lengths[which],
+            self.episode[which],
+            self.last[which],
+            self.starts[which],
+            self.state[which],
+            self.held[which],
+        )
 
 
 class Examples(NamedTuple):
@@ -145,8 +153,7 @@ def _windows(subject: Subject) -> tuple[ChunkPlan, Coded]:
     plan = plan_chunks(episodes, horizon)
     if episodes.action_is_pad is not None:
         padded = [windows(mask, horizon).any(1) for mask in episodes.action_is_pad]
-        plan = plan[
-            ~np.array([padded[at][first] for at, first in zip(plan.position, plan.first, strict=True)], np.bool_)
-        ]
+        whole = [not padded[at][first] for at, first in zip(plan.position, plan.first, strict=True)]
+        plan = plan[np.array(whole, np.bool_)]
     plan = plan[thinned(plan.position)]
     return plan, Coded.of(gather(episodes, plan, subject.tokenizer.relative), subject.tokenizer.relative)

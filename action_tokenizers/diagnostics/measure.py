@@ -15,11 +15,25 @@ import numpy.typing as npt
 
 from action_tokenizers.errors import ActionValueError
 
-__all__ = ["Estimator", "Kind", "Measure", "bernstein", "bootstrap_t", "clopper_pearson", "hoeffding", "plain"]
+__all__ = [
+    "Estimator",
+    "Kind",
+    "Measure",
+    "bernstein",
+    "bootstrap_t",
+    "clopper_pearson",
+    "hoeffding",
+    "plain",
+    "share_interval",
+]
 
 Values = npt.NDArray[np.float64]
 LEVEL = 0.95
 RESAMPLES = 2000
+FEW_EQUAL = 5  # episodes: what fewer of them agree on may be chance
+SAME_SHARE = 1e-6  # what rounding does to a probability: shares nearer than this are the same
+BOOTSTRAP = "bootstrap-t over episodes, 95 %"
+AGREE = "Clopper-Pearson over episodes, 95 %: all of them agree"
 
 
 class Kind(StrEnum):
@@ -117,7 +131,8 @@ def bootstrap_t(values: npt.ArrayLike, *, seed: int = 0, level: float = LEVEL) -
     """Return an approximate interval of the mean of per-episode `values (n,)`; None for fewer than two.
 
     Studentized: resampled deviations are divided by their own standard error, so that it widens on small and skewed
-    samples, where the percentile bootstrap covers .81 to .90.
+    samples, where the percentile bootstrap covers .81 to .90. Equal values have no spread to widen it: of five or more
+    the interval is a point, of fewer there is none. Of shares see `share_interval`.
 
     Example:
         >>> low, high = bootstrap_t(np.random.default_rng(0).normal(size=50))
@@ -129,8 +144,9 @@ def bootstrap_t(values: npt.ArrayLike, *, seed: int = 0, level: float = LEVEL) -
     if n < 2:
         return None
     mean, error = float(x.mean()), float(x.std(ddof=1)) / math.sqrt(n)
-    if error == 0:
-        return mean, mean
+    # the mean of equal values may differ from them by rounding, and then so does their spread from 0
+    if error == 0 or np.ptp(x) == 0:
+        return None if n < FEW_EQUAL else (mean, mean)
     drawn = x[np.random.default_rng(seed).integers(0, n, (RESAMPLES, n))]
     means, errors = drawn.mean(1), drawn.std(1, ddof=1) / math.sqrt(n)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -138,6 +154,37 @@ def bootstrap_t(values: npt.ArrayLike, *, seed: int = 0, level: float = LEVEL) -
     # equal draws have no spread: what they say about the tail is that it has no end
     low, high = np.quantile(t, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     return mean - float(high) * error, mean - float(low) * error
+
+
+def share_interval(
+    values: npt.ArrayLike, low: float = 0.0, high: float = 1.0, *, seed: int = 0, level: float = LEVEL
+) -> tuple[tuple[float, float] | None, str | None]:
+    """Return the interval of the mean of per-episode `values (n,)` that lie in `low..high`, and how it was made.
+
+    It is that of `bootstrap_t`, cut off at the ends. Where all values agree nothing can be resampled, but an episode
+    unlike them is at most as frequent as `clopper_pearson` of none in n says, and at most as far from them as an end:
+    of shares that are 0, E[X] <= P(X > 0). None for fewer than two episodes, and for fewer than five that agree on
+    anything but an end.
+
+    Example:
+        >>> (low, high), _ = share_interval([0, 0])
+        >>> low, round(high, 3)
+        (0.0, 0.842)
+    """
+    x = np.asarray(values, np.float64)
+    n = len(x)
+    if n < 2:
+        return None, None
+    if np.ptp(x) > SAME_SHARE:
+        found, method = bootstrap_t(x, seed=seed, level=level), BOOTSTRAP
+    else:
+        mean, other = float(x.mean()), clopper_pearson(0, n, level)[1]
+        at_an_end = min(mean - low, high - mean) <= SAME_SHARE
+        found = (mean - (mean - low) * other, mean + (high - mean) * other) if at_an_end or n >= FEW_EQUAL else None
+        method = AGREE
+    if found is None:
+        return None, None
+    return (min(max(found[0], low), high), min(max(found[1], low), high)), method
 
 
 def clopper_pearson(hits: int, n: int, level: float = LEVEL) -> tuple[float, float]:

@@ -47,13 +47,13 @@ def html(report: AuditReport) -> str:
     kind = escape(str(report.tokenizer["type"]))
     body = f"""
 <header class="{_mood(report)}">
-<p class="eyebrow">Audit of a {kind} tokenizer</p>
+<p class="eyebrow">Audit of a tokenizer: {kind}</p>
 <h1>{escape(report.verdict)}</h1>
 <p>{escape(report.caption)}</p>
 {_notes(report.notes)}
 </header>
 <main>
-<section><h2>First page</h2>{"".join(_group(group) for group in front_page(report))}</section>
+<section><h2>At a glance</h2>{"".join(_group(group) for group in front_page(report))}</section>
 {_advice(report.advice)}
 <section><h2>Conditions</h2><p>How losses grow with the horizon: {escape(report.regime)}</p>
 {_conditions(report)}</section>
@@ -97,7 +97,7 @@ def sweep_html(found: "Frontier") -> str:
     head = "".join(f"<th>{escape(heading)}</th>" for heading in SWEEP_COLUMNS)
     rows = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in sweep_rows(found))
     body = f"""
-<header class="{"open" if found.recommended is None else "holds"}">
+<header class="{_sweep_mood(found)}">
 <p class="eyebrow">Sweep of {len(found.points)} tokenizers, budget: {escape(budget(found))}</p>
 <h1>Recommended: {escape(found.recommended or "none")}</h1><p>{escape(found.why)}</p>{_notes(found.notes)}
 </header>
@@ -106,6 +106,11 @@ def sweep_html(found: "Frontier") -> str:
 <section><h2>All of them</h2><div class="wide"><table><tr>{head}</tr>{rows}</table></div>
 <p>{escape(SWEEP_LEGEND)}</p></section></main>"""
     return _page("Sweep", body)
+
+
+def _sweep_mood(found: "Frontier") -> str:
+    chosen = [p for p in found.points if p.name == found.recommended]
+    return "holds" if chosen and chosen[0].alarm is False else "open"
 
 
 def _mood(report: AuditReport) -> str:
@@ -120,7 +125,7 @@ def _notes(notes: Iterable[str]) -> str:
 
 def _group(group: Group) -> str:
     rows = "".join(
-        f'<tr><th scope="row">{escape(r.heading)}<small>{escape(r.meaning)}</small></th>'
+        f'<tr><th scope="row">{escape(r.heading)}<small>{escape(r.meaning)}</small>{_beside(r.beside)}</th>'
         f'<td class="value">{escape(r.value)}<small>{escape(r.interval)}</small></td>'
         f"<td>{escape(r.unit)}<small>{escape(r.kind)}</small></td></tr>"
         for r in group.rows
@@ -129,6 +134,10 @@ def _group(group: Group) -> str:
         f'<div class="group"><h3>{escape(group.title)} <small>{escape(group.remark)}</small></h3>'
         f"<table>{rows}</table></div>"
     )
+
+
+def _beside(text: str) -> str:
+    return f"<small>Read it against {escape(text)}.</small>" if text else ""
 
 
 def _advice(advice: Sequence[str]) -> str:
@@ -158,8 +167,12 @@ def _detail(measure: Measure) -> str:
         f"<details><summary><span>{escape(row.heading)}</span><b>{escape(row.value + interval)}</b>"
         f"<i>{escape(row.unit)} · {row.kind}</i></summary><p>{escape(row.meaning)}</p>"
         f"<p><b>It cannot say:</b> {escape(row.caveat)}</p><p><b>To do:</b> {escape(entry.advice)}</p>"
-        f"<p><small>{escape(facts)}</small></p></details>"
+        f"{_parts(row.parts)}<p><small>{escape(facts)}</small></p></details>"
     )
+
+
+def _parts(text: str) -> str:
+    return f"<p><b>Beside it:</b> {escape(text)}</p>" if text else ""
 
 
 def _facts(report: AuditReport) -> str:

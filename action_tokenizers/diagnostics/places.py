@@ -40,7 +40,8 @@ class Places:
 
     Attributes:
         subject: where they are from.
-        recorded: `(t_i, ds')` the states of every episode of the subject, in any scale.
+        recorded: `(t_i, ds')` the states of every episode of the subject, in any scale; whatever they hold at padded
+            steps, no place is there.
         seed: of the sample, and of whatever is drawn from it.
         states: `(n, ds)` standardised.
         scale: `(ds,)` what they were divided by.
@@ -84,15 +85,16 @@ class Places:
         elif subject.tokenizer.relative is None:
             rows, offsets = np.nonzero(subject.real)
         else:  # later steps of a chunk are relative to a state that is not theirs
-            rows, offsets = np.arange(len(subject)), np.zeros(len(subject), np.int64)
-        states, scale = _standardised(recorded)
+            rows = np.flatnonzero(subject.real[:, 0])
+            offsets = np.zeros(len(rows), np.int64)
+        joined, moving, scale = _moving(recorded, np.concatenate(_real(subject)))
         if most is not None:
             fewer = int(most * min(1.0, (MOST_STATE_DIMS / max(1, len(scale))) ** 0.5))
             kept = _evenly(subject.episode[rows], seed, fewer)
             rows, offsets = rows[kept], None if offsets is None else offsets[kept]
         step = subject.first[rows] + (0 if offsets is None else offsets)
         starts = np.cumsum([0, *(len(s) for s in recorded)])
-        seen = states[starts[subject.episode[rows]] + step]
+        seen = joined[:, moving][starts[subject.episode[rows]] + step] / scale
         return cls(subject, recorded, seed, seen, scale, rows, offsets, step)
 
     @property
@@ -134,6 +136,8 @@ class Places:
         """Why nothing can be said, or ``."""
         if not len(self.scale):
             return "The states never change, so that no two can be told apart."
+        if not len(self):
+            return "No chunk was recorded without a padded step in it."
         return "One episode only: there is no other one to find neighbours in." if self.episodes < 2 else ""
 
     @cached_property
@@ -148,9 +152,14 @@ class Places:
 
     @cached_property
     def phase(self) -> Floats:
-        """`(n,)` share of the episode gone by."""
-        lengths = np.array([len(s) for s in self.recorded])[self.members[self.episode]]
-        share: Floats = self.step / np.maximum(lengths - 1, 1)
+        """`(n,)` share of the recorded steps of the episode gone by."""
+        real = _real(self.subject)
+        starts = np.cumsum([0, *map(len, real)])[:-1]
+        owner = self.members[self.episode]
+        # how many real steps came before each step, of its own episode
+        before = np.concatenate([np.cumsum(mask) - mask for mask in real])[starts[owner] + self.step]
+        lengths = np.array([mask.sum() for mask in real])[owner]
+        share: Floats = before / np.maximum(lengths - 1, 1)
         return share
 
     @cached_property
@@ -291,12 +300,23 @@ def blocks(n: int, size: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, n, step)]
 
 
-def _standardised(recorded: States) -> tuple[Floats, Floats]:
-    """Return the states of all episodes, one after another, over the scale of each dim that moves; and the scales."""
+def _real(subject: Subject) -> list[Bools]:
+    """Return which steps of every episode of the data were recorded, `(t_i,)` each."""
+    padded = subject.episodes.action_is_pad
+    if padded is None:
+        return [np.ones(length, np.bool_) for length in subject.episodes.lengths]
+    return [~mask for mask in padded]
+
+
+def _moving(recorded: States, real: Bools) -> tuple[Floats, Bools, Floats]:
+    """Return the states of all episodes, one after another, which dims move, and how far: their standard deviation.
+
+    Only `real (sum of t_i,)` steps say what moves.
+    """
     joined = np.concatenate([np.asarray(s, np.float64) for s in recorded])
-    moving = joined[:, np.ptp(joined, axis=0) > 1e-6 * np.abs(joined).max(0)]
-    scale = moving.std(0)
-    return moving / scale, scale
+    told = joined[real]
+    moving = np.ptp(told, axis=0) > 1e-6 * np.abs(told).max(0)
+    return joined, moving, told[:, moving].std(0)
 
 
 def _evenly(episode: Ints, seed: int, most: int) -> Ints:

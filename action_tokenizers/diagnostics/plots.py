@@ -220,8 +220,8 @@ def _by_dim(report: AuditReport) -> Plot | None:
         axes.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
 
     caption = (
-        "Drift is the largest mean error over 16 steps in a row. The nearer it comes to the largest error, the more a "
-        "dim stays off to one side."
+        "Drift is the mean error over the worst 16 steps in a row, signs kept: errors of both signs cancel in it, "
+        "errors of one sign do not."
     )
     return draw("Error by dim", caption, paint)
 
@@ -233,7 +233,7 @@ def _by_position(report: AuditReport) -> Plot | None:
 
     def paint(axes: Any) -> None:
         axes.plot(range(len(values)), values, color=ACCENT)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * max(max(values), 1e-12))
         axes.set_xlabel("step of the chunk")
         axes.set_ylabel("mean error norm, half ranges")
 
@@ -377,7 +377,7 @@ def _bounds(report: AuditReport) -> Plot | None:
         axes.legend(loc="best", fontsize=8)
 
     caption = (
-        "Worst-case constants: for ranking tokenizers on the same data, never a forecast. The floor is existential."
+        "Worst-case constants: they rank tokenizers on the same data, never a forecast. Some robot suffers the floor."
     )
     return draw("Bounds against horizon", caption, paint)
 

@@ -4,6 +4,7 @@ Any policy that can draw ids and say their probability can be measured (`variati
 each is held to what it must be: integers of the tokenizer, log-probabilities, and these of one normalised law.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -38,6 +39,9 @@ ENUMERABLE = 512  # the most ids whose probabilities are asked one by one
 SURE = 1e-6  # how often a normalised policy may be taken for one that is not
 ROUNDING = 1e-3  # nats that a log-probability may exceed 0 by
 MASS_ROUNDING = 1e-2  # what bfloat16 does to a sum of probabilities
+LOGIT_ROUNDING = 0.1  # nats that it does to the log-probability of an id; of several they add up like their root
+LOOKS = 4  # rows per state whose ids are looked at one by one
+TELLING = 2.0  # nats between the least and the largest probability that draws do not refute, to be called a check
 
 
 @runtime_checkable
@@ -56,7 +60,7 @@ class TokenPolicy(Protocol):
 
 @runtime_checkable
 class LogitPolicy(TokenPolicy, Protocol):
-    """A policy that also shows its logits."""
+    """A policy that also shows its logits, which `log_prob` must be the sum of, by log_softmax, over a row."""
 
     def logits(self, states: States, prefix: Ints) -> Any:
         """Return the logits `(b, v)` of the id that follows `prefix (b, m)`, m >= 0; -inf: impossible."""
@@ -88,9 +92,12 @@ class CheckedPolicy:
     @property
     def enumerable(self) -> bool:
         """Whether a chunk is one id of so few that every probability can be asked."""
-        if self.tokenizer is None or self.tokenizer.vocab_size > ENUMERABLE:
-            return False
-        return self.tokenizer.max_tokens_for(self.horizon, self.action_dim) == 1
+        return self.tokenizer is not None and self.tokenizer.vocab_size <= ENUMERABLE and self.most_ids == 1
+
+    @property
+    def most_ids(self) -> int:
+        """How many ids the longest chunk has."""
+        return self._known_tokenizer().max_tokens_for(self.horizon, self.action_dim)
 
     @property
     def pad(self) -> int:
@@ -204,10 +211,8 @@ class CheckedPolicy:
                 f"{named_state(states, bad)}; return the tokenizer's ids, not those of a language model's vocabulary"
             )
         # without a pad every chunk has the same number of ids, so that a short row is no chunk
-        if self.tokenizer is not None and self.tokenizer.pad_id is None:
-            whole = self.tokenizer.max_tokens_for(self.horizon, self.action_dim)
-            if ids.shape[1] != whole:
-                raise ActionShapeError(f"expected {whole} ids per chunk from policy.sample, got {ids.shape[1]}")
+        if self.tokenizer is not None and self.tokenizer.pad_id is None and ids.shape[1] != self.most_ids:
+            raise ActionShapeError(f"expected {self.most_ids} ids per chunk from policy.sample, got {ids.shape[1]}")
         return ids.astype(np.int64)
 
     def _check_logits(self, z: npt.NDArray[Any], states: States) -> Floats:
@@ -245,13 +250,14 @@ def checked(
     return CheckedPolicy(policy, tokenizer, horizon, action_dim, key)
 
 
-def check_normalised(policy: CheckedPolicy, states: States, seed: int = 0, draws: int = 256) -> None:
-    """Refuse a policy whose log-probabilities are not those of what it draws, as far as drawing can show it.
+def check_normalised(policy: CheckedPolicy, states: States, seed: int = 0, draws: int = 256) -> bool:
+    """Refuse a policy whose log-probabilities are not those of what it draws, as far as that shows.
 
     Chunks of one id are summed over all ids. Else the ids that one set of draws brought up are a set whose
     probability is claimed by `log_prob`: more than 1 is impossible, and a second set of draws must hit it as often as
-    claimed. Where no ids ever come twice only the first shows; `sequence_tv` then notices if the sum differs between
-    states.
+    claimed. Where a policy shows its logits, `log_prob` must be the sum of their log_softmax. Without them, and where
+    no ids ever come twice, a constant that is missing in every state goes unseen; `sequence_tv` notices one that
+    differs between states.
 
     Args:
         policy: which.
@@ -259,12 +265,26 @@ def check_normalised(policy: CheckedPolicy, states: States, seed: int = 0, draws
         seed: of the draws.
         draws: of each set, per state.
 
+    Returns:
+        Whether a missing constant would have been seen.
+
     Raises:
         ActionValueError: they are not; names the state row.
     """
     if policy.enumerable:
         policy.table(states)
-        return
+        is_seen = True
+    else:
+        is_seen = _check_draws(policy, states, seed, draws)
+    if policy.shows_logits and policy.tokenizer is not None:
+        _check_chain(policy, states, derived(seed, len(states)))
+        is_seen = True
+    return is_seen
+
+
+def _check_draws(policy: CheckedPolicy, states: States, seed: int, draws: int) -> bool:
+    """Hold the claimed probability of the ids of some draws against how often others hit them; was that telling?"""
+    is_telling = False
     for row, state in enumerate(states):
         repeated = np.repeat(state[None], 2 * draws, axis=0)
         ids = policy.sample(repeated, seed=derived(seed, row))
@@ -278,6 +298,55 @@ def check_normalised(policy: CheckedPolicy, states: States, seed: int = 0, draws
                 f"drawn {hits} of {draws} times for {named_state(states, [row])}; sum log_softmax over all ids of a "
                 "row, with the temperature and masks that sample uses"
             )
+        least, most = low - MASS_ROUNDING, min(high, 1.0) + MASS_ROUNDING
+        is_telling |= least > 0 and most <= math.exp(TELLING) * least
+    return is_telling
+
+
+def _check_chain(policy: CheckedPolicy, states: States, seed: int) -> None:
+    """Refuse log-probabilities of drawn rows that are not the sum of log_softmax(logits) over their ids."""
+    repeated = np.repeat(states, LOOKS, axis=0)
+    ids = policy.sample(repeated, seed=seed)
+    claimed = policy.log_prob_of_own(repeated, ids)
+    most = LOGIT_ROUNDING * np.sqrt((ids != policy.pad).sum(1) + 1)
+    for rows, counted in _countings(policy, ids):
+        summed = _chained(policy, repeated, rows, counted)
+        bad = np.flatnonzero(np.abs(claimed - summed) > most)
+        if not len(bad):
+            return
+    raise ActionValueError(
+        f"expected log_prob to be the sum of log_softmax(logits) over the ids of a row, got {claimed[bad[0]]:.4g} and "
+        f"a sum of {summed[bad[0]]:.4g} for {named_state(states, np.unique(bad // LOOKS))}; let both have the "
+        "temperature and masks that sample uses"
+    )
+
+
+def _countings(policy: CheckedPolicy, ids: Ints) -> Iterator[tuple[Ints, Bools]]:
+    """Yield `ids (b, n)` with which of them have a share in the log-probability of their row.
+
+    Where ids tell on their own that a chunk is over, its pads have none. Else its end is drawn like an id, as the first
+    pad, which the longest rows of a batch may lack.
+    """
+    yield ids, ids != policy.pad
+    if policy.pad < 0:
+        return
+    yield ids, np.cumsum(ids == policy.pad, axis=1) <= 1
+    if ids.shape[1] < policy.most_ids:
+        longer = np.pad(ids, ((0, 0), (0, 1)), constant_values=policy.pad)
+        yield longer, np.cumsum(longer == policy.pad, axis=1) <= 1
+
+
+def _chained(policy: CheckedPolicy, states: States, ids: Ints, counted: Bools) -> Floats:
+    """Return the sum over the `counted (b, n)` ids of their log_softmax, given the ids before them, `(b,)`."""
+    total = np.zeros(len(ids))
+    for j in range(ids.shape[1]):
+        rows = np.flatnonzero(counted[:, j])
+        if not len(rows):
+            break
+        z = policy.logits(states[rows], ids[rows, :j])
+        z = z - z.max(1, keepdims=True)
+        total[rows] += z[np.arange(len(rows)), ids[rows, j]] - np.log(np.exp(z).sum(1))
+    return total
 
 
 def derived(seed: int, *stream: int) -> int:

@@ -21,6 +21,7 @@ from action_tokenizers.diagnostics.policy import (
     derived,
     leveled,
 )
+from action_tokenizers.diagnostics.states import LEAST_ERROR
 from action_tokenizers.diagnostics.subject import Subject
 from action_tokenizers.errors import ActionShapeError
 
@@ -31,7 +32,7 @@ States = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 SIGMAS = (0.01, 0.03, 0.1, 0.3, 1.0)  # perturbations, in standard deviations of the states
-MULTIPLES = (3.0, 5.0, 10.0)  # thresholds of the jump, in mean errors of the tokenizer
+MULTIPLES = (3.0, 5.0, 10.0)  # thresholds of the jump, in mean errors of the tokenizer, see `Probe.thresholds`
 SECOND_LOOK = 1024  # draws for the pair that looked worst
 
 
@@ -80,6 +81,7 @@ class Probe:
     Attributes:
         subject: the chunks.
         policy: checked, and found normalised as far as one can see.
+        is_normalised: whether that could be seen, see `check_normalised`.
         states: `(n, ds)` at the first step of each chunk.
         rows: `(b,)` the chunks to ask at, evenly from all episodes.
         scale: `(ds,)` standard deviation of each state dim.
@@ -89,6 +91,7 @@ class Probe:
 
     subject: Subject
     policy: CheckedPolicy
+    is_normalised: bool
     states: States
     rows: Ints
     scale: Floats
@@ -112,8 +115,8 @@ class Probe:
             )
         guarded = checked(policy, subject.tokenizer, **subject.coded.shape, key=subject.key)
         rows = _evenly(subject.episode, pairs, seed)
-        check_normalised(guarded, states[rows[:4]], derived(seed, 0))
-        return cls(subject, guarded, states, rows, states.std(0, dtype=np.float64), draws, seed)
+        is_normalised = check_normalised(guarded, states[rows[:4]], derived(seed, 0))
+        return cls(subject, guarded, is_normalised, states, rows, states.std(0, dtype=np.float64), draws, seed)
 
     @property
     def here(self) -> States:
@@ -128,10 +131,11 @@ class Probe:
 
     @cached_property
     def thresholds(self) -> list[float]:
-        """What counts as a jump: multiples of the tokenizer's mean error, in half ranges."""
-        size = np.linalg.norm(self.subject.error, axis=-1)
-        mean = float(self.subject.average(size).mean())
-        return [multiple * mean for multiple in MULTIPLES]
+        """What counts as a jump: multiples of the tokenizer's mean error, taken as at least 0.02, in half ranges.
+
+        Without that floor a finer tokenizer would make the same smooth policy look the rougher.
+        """
+        return [multiple * max(self.subject.mean_error, LEAST_ERROR) for multiple in MULTIPLES]
 
     @cached_property
     def rings(self) -> list[Pairs]:
@@ -143,14 +147,29 @@ class Probe:
     @cached_property
     def neighbours(self) -> Pairs | None:
         """The nearest state of another episode; None with one episode."""
+        return None if self.nearest is None else self._pairs(None, self.states[self.nearest], len(SIGMAS))
+
+    @cached_property
+    def nearest(self) -> Ints | None:
+        """The chunks `(b,)` whose states those are."""
         episode, standard = self.subject.episode, self.states / self._divisor
         if len(np.unique(episode)) < 2:
             return None
-        nearest = []
-        for row in self.rows:
+        nearest = np.empty(len(self.rows), np.int64)
+        for i, row in enumerate(self.rows):
             distance = np.linalg.norm(standard - standard[row], axis=1)
-            nearest.append(int(np.where(episode == episode[row], np.inf, distance).argmin()))
-        return self._pairs(None, self.states[nearest], len(SIGMAS))
+            nearest[i] = np.where(episode == episode[row], np.inf, distance).argmin()
+        return nearest
+
+    @cached_property
+    def recorded_far(self) -> Floats | None:
+        """`(k, b)` 1 where the recorded chunk is more than each threshold from that of the nearest state, else 0."""
+        if self.nearest is None:
+            return None
+        actions, real = self.subject.actions, self.subject.real
+        apart = np.linalg.norm(actions[self.rows] - actions[self.nearest], axis=-1)
+        apart = np.where(real[self.rows] & real[self.nearest], apart, 0.0).max(1)
+        return np.array([apart > eps for eps in self.thresholds], np.float64)
 
     @cached_property
     def compared(self) -> list[Compared]:

@@ -25,8 +25,16 @@ FRONT_PAGE = (
         "a possible worst case, not a forecast",
         ("episode_jump", "episode_jump_fine", "excess_jump", "expert_spread"),
     ),
-    ("Size of error", "held out", ("error_mean", "error_quantiles", "error_max", "error_sup", "clipping")),
+    (
+        "Size of error",
+        "fools where errors cancel or are rare and large",
+        ("error_mean", "error_quantiles", "error_max", "error_sup", "clipping"),
+    ),
 )
+
+
+# what a tokenizer and enough episodes decide
+BY_EPISODES = ("mean_error", "rare_errors", "smooth_tokenizer")
 
 
 class Status(StrEnum):
@@ -49,6 +57,7 @@ class Condition:
         source: the theorem or equation it comes from.
         measures: names of the measures it rests on.
         needs: which input would decide it, where it is not shown.
+        advisory: whether its failing alone is no fault, so that neither the verdict nor `failing` counts it.
     """
 
     name: str
@@ -58,9 +67,10 @@ class Condition:
     source: str
     measures: tuple[str, ...] = ()
     needs: str = ""
+    advisory: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AuditReport:
     """What an audit found.
 
@@ -98,6 +108,10 @@ class AuditReport:
     notes: tuple[str, ...] = ()
     examples: tuple[dict[str, Any], ...] = ()
 
+    def __repr__(self) -> str:
+        """Return the verdict, not the numbers."""
+        return f"AuditReport({self.tokenizer['type']} on {self.data['source'] or 'arrays'}: {self.verdict})"
+
     @cached_property
     def _by_name(self) -> Mapping[str, Measure]:
         return {measure.name: measure for measure in self.measures}
@@ -119,8 +133,8 @@ class AuditReport:
 
     @property
     def failing(self) -> tuple[Condition, ...]:
-        """The conditions that fail."""
-        return tuple(c for c in self.conditions if c.status is Status.FAILS)
+        """The conditions that fail, but for those whose failing alone is no fault."""
+        return tuple(c for c in self.conditions if c.status is Status.FAILS and not c.advisory)
 
     @property
     def verdict(self) -> str:
@@ -136,6 +150,8 @@ class AuditReport:
             said += f" Conditions that fail besides: {', '.join(others)}." if others else ""
         elif fails:
             said = f"Conditions that fail: {', '.join(fails)}."
+        elif any(self.condition(name).status is Status.NOT_SHOWN for name in BY_EPISODES):
+            said = "Too little to judge."
         else:
             said = "Nothing measured here speaks against cloning with this tokenizer."
         return said + (f" Not shown: {', '.join(hidden)}." if hidden else "")
@@ -175,7 +191,7 @@ class AuditReport:
         """One line on the data and the unit."""
         d = self.data
         return (
-            f"{d['source'] or 'arrays'}: {d['episodes']} held-out episodes, {d['chunks']} chunks of {d['horizon']} "
+            f"{d['source'] or 'arrays'}: {d['episodes']} episodes, {d['chunks']} chunks of {d['horizon']} "
             f"steps x {d['action_dim']} dims; actions and errors in units of half the range of each dim."
         )
 

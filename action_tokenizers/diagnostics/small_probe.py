@@ -183,10 +183,10 @@ class _Words:
         kept = [_most_frequent(fit.target[kind == k]) for k in range(len(grammar.kinds))]
         self.ids = np.unique(np.concatenate(kept))
         self.other, self.none = len(self.ids), len(self.ids) + 1
-        self._word = np.full(vocab_size + 1, self.other)
+        self._word: Ints = np.full(vocab_size + 1, self.other)
         self._word[self.ids] = np.arange(len(self.ids))
         self._word[-1] = self.none  # id -1
-        self.spans = np.searchsorted(self.ids, grammar.kinds)  # (k, 2) words of each kind
+        self.spans: Ints = np.searchsorted(self.ids, grammar.kinds)  # (k, 2) words of each kind
         self.others = (np.diff(grammar.kinds) - np.diff(self.spans))[:, 0]  # (k,) ids of each that are no word
 
     def of(self, ids: Ints) -> Ints:
@@ -195,7 +195,8 @@ class _Words:
     def column(self, ids: Ints, kind: int) -> Ints:
         """Return the words of `ids`, all of one kind, numbered from 0 within it; `other` comes last."""
         low, high = self.spans[kind]
-        return np.minimum(self._word[ids], high) - low
+        column: Ints = np.minimum(self._word[ids], high) - low
+        return column
 
     def among(self, allowed: Bools | None, kind: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return which words of a kind are `allowed (b, v)`, `(b, w)`, and how many other ids, `(b,)`; None: all."""

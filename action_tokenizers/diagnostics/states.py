@@ -28,6 +28,7 @@ LEAST_ERROR = 0.02  # half ranges: a mean error near 0 must not turn every jump 
 ANCHORS = 100
 MOST_CENTRES = 1000
 LEAST_VISITS = 5
+MOST_VISITS = 64  # of a set that the search compares: bounds its cost, whatever the number of episodes
 VISITING = (0.5, 0.9)
 CLIPPED = 0.975  # level of each of two intervals that hold together at LEVEL
 
@@ -67,11 +68,13 @@ LOWER = Estimator(
     "jump between neighbouring states that is certain",
     "probability",
     (Kind.LOWER,),
-    "A part of the tokenized expert's actions in one small set of states that has no counterpart nearby in a "
+    "A part of the tokenized expert's actions in one small set of states that certainly has no counterpart nearby in a "
     "neighbouring set: no way of pairing the two keeps all jumps small.",
-    "Only one pair of sets, found on half of the episodes, is tested on the other half; it counts the expert's own "
-    "jumps too. Zero proves nothing.",
-    "Compare with the same number of the recorded actions; where only the decoded ones jump, use finer cells.",
+    "It is the lower end of an interval, which holds 95 % of the time: what was seen is more (`difference`). Only one "
+    "pair of sets, found on half of the episodes, is tested on the other half; it counts the expert's own jumps too. "
+    "Zero proves nothing.",
+    "Compare `difference` with `recorded`, that of the recorded actions; where only the decoded ones jump, use finer "
+    "cells.",
     "Strassen 1965; Cao & Xie 2026, Def 4",
     "states.tv_lower",
     "test_states.py::test_tv_lower_certifies_the_trap",
@@ -215,7 +218,7 @@ def _interval(
 
 
 def tv_lower(places: Places, *, scale: float | None = None) -> Measure:
-    """Return P(A) - Q(A^scale) for sets of states and actions chosen on other episodes; a sound LOWER bound.
+    """Return what P(A) - Q(A^scale) surely is, for sets of states and actions chosen on other episodes; LOWER.
 
     By Strassen's theorem every coupling of the decoded actions P in one set of states and Q in a neighbouring set puts
     at least this much probability on jumps beyond `scale`, so that a policy smooth at that scale has a modulus of at
@@ -226,9 +229,10 @@ def tv_lower(places: Places, *, scale: float | None = None) -> Measure:
         scale: half ranges; None: 5 times the mean error, taken as at least 0.02.
 
     Returns:
-        The difference on the episodes that were not searched, with a guaranteed interval, whose lower end is what is
-        certain; `parts`: `distance` (no two states of the sets are farther apart), `scale`, `inside`, `beside`
-        and `recorded`, the same difference of the recorded actions.
+        The lower end of the guaranteed interval of the difference, on the episodes that were not searched, at least 0;
+        `parts`: the `difference` seen there, `inside` less `beside`, which chance alone can make positive; `recorded`,
+        the same of the recorded actions, at least 0; `distance` (no two states of the sets are farther apart) and
+        `scale`.
     """
     least = 4 * LEAST_VISITS
     if places.fault or places.episodes < least:
@@ -252,15 +256,17 @@ def tv_lower(places: Places, *, scale: float | None = None) -> Measure:
     recorded = _hits(whole.actions, visits, members, scale)
     low_p, high_p = clopper_pearson(inside, p, CLIPPED)
     low_q, high_q = clopper_pearson(beside, q, CLIPPED)
+    certain = max(0.0, low_p - high_q)
     return LOWER.measure(
-        max(0.0, inside / p - beside / q),
-        interval=(max(0.0, low_p - high_q), max(0.0, high_p - low_q)),
+        certain,
+        interval=(certain, max(0.0, high_p - low_q)),
         method="Clopper-Pearson of both probabilities, together",
         n={**places.n, "visits": p, "other_visits": q},
         note=f"Of jumps beyond {scale:.3g} half ranges, between states at most {2 * sets.radius:.3g} apart.",
         parts={
             "distance": 2 * sets.radius,
             "scale": scale,
+            "difference": inside / p - beside / q,
             "inside": inside / p,
             "beside": beside / q,
             "recorded": max(0.0, recorded[0] / p - recorded[1] / q),
@@ -315,6 +321,7 @@ def _search(places: Places, searched: Bools, scale: float, random: np.random.Gen
                 one, two = sets.visits(places, searched)
                 if min(len(one), len(two)) < LEAST_VISITS:
                     continue
+                one, two = (_some(rows, random) for rows in (one, two))
                 gain, members = _differing(places.decoded[one], places.decoded[two], scale)
                 # less what chance may have given, and the less the farther apart: 1 is any two states
                 chance = 0.5 * (len(one) ** -0.5 + len(two) ** -0.5)
@@ -334,26 +341,43 @@ def _torn(places: Places, searched: Bools, centres: Ints, radii: Floats, scale: 
     return [int(c) for c in order[radii[order] > SAME][:ANCHORS]]
 
 
+def _some(rows: Ints, random: np.random.Generator) -> Ints:
+    """Return at most `MOST_VISITS` of the rows, ascending."""
+    return rows if len(rows) <= MOST_VISITS else np.sort(random.choice(rows, MOST_VISITS, replace=False))
+
+
 def _differing(p: Floats, q: Floats, scale: float) -> tuple[float, Floats]:
     """Return P(A) - Q(A^scale) on samples `(m, t, d)`, and the actions around which A is, at least one.
 
     A is all actions within half a scale of some centres: of the best alone, then of those that add to it.
     """
-    to_p, to_q = (norm(p[:, None] - side[None]) for side in (p, q))
-    alone = (to_p <= scale / 2).mean(1) - (to_q <= 1.5 * scale).mean(1)
+    in_p, in_q = _apart(p, p) <= scale / 2, _apart(p, q) <= 1.5 * scale
+    alone = in_p.mean(1) - in_q.mean(1)
     order = np.argsort(-alone, kind="stable")
     kept, gain = [int(order[0])], float(alone[order[0]])
+    all_p, all_q = in_p[order[0]], in_q[order[0]]
     for candidate in order[1:][alone[order[1:]] > 0].tolist():
-        trial = [*kept, candidate]
-        value = (to_p[trial] <= scale / 2).any(0).mean() - (to_q[trial] <= 1.5 * scale).any(0).mean()
+        with_p, with_q = all_p | in_p[candidate], all_q | in_q[candidate]
+        value = float(with_p.mean() - with_q.mean())
         if value > gain:
-            kept, gain = trial, float(value)
+            kept, gain, all_p, all_q = [*kept, candidate], value, with_p, with_q
     return gain, p[kept]
+
+
+def _apart(p: Floats, q: Floats) -> Floats:
+    """Return the `norm` of the difference of each of `p (m, t, d)` and each of `q (n, t, d)`, `(m, n)`."""
+    from scipy.spatial.distance import cdist
+
+    largest = np.zeros((len(p), len(q)))
+    # step by step: the differences of all steps at once are t d times as much memory
+    for h in range(p.shape[1]):
+        np.maximum(largest, cdist(p[:, h], q[:, h], "sqeuclidean"), out=largest)
+    return np.sqrt(largest, out=largest)
 
 
 def _hits(values: Floats, visits: tuple[Ints, Ints], members: Floats, scale: float) -> list[int]:
     """Return how many of the first visits are in A, and how many of the second ones within `scale` of A."""
     return [
-        int((norm(values[rows][:, None] - members).min(1) <= reach).sum())
+        int((_apart(values[rows], members).min(1) <= reach).sum())
         for rows, reach in zip(visits, (scale / 2, 1.5 * scale), strict=True)
     ]

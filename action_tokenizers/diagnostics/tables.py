@@ -1,8 +1,9 @@
 """An audit and a sweep as rows of text: for a terminal, and as Markdown."""
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from action_tokenizers.diagnostics.catalogue import CATALOGUE
 from action_tokenizers.diagnostics.measure import Measure
@@ -50,6 +51,8 @@ class Row:
     kind: str
     meaning: str
     caveat: str
+    beside: str  # what to read the number against
+    parts: str  # further numbers of the same measure
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,29 @@ def row_of(measure: Measure) -> Row:
         measure.kind.value.upper(),
         entry.meaning,
         measure.caveat,
+        "; ".join(f"{words} {number(measure.parts[name], measure.unit)}" for name, words in _against(measure)),
+        "; ".join(_scalars(measure.parts)),
     )
+
+
+# what a number is to be read against, of its own parts
+AGAINST = {
+    "probe_nll": {"unigram_nats": "looking at nothing:"},
+    "probe_error": {"repeat_last": "repeating the last action:", "mean_action": "the mean action:"},
+}
+
+
+def _against(measure: Measure) -> list[tuple[str, str]]:
+    return [(n, w) for n, w in AGAINST.get(measure.name, {}).items() if measure.parts.get(n) is not None]
+
+
+def _scalars(parts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the single numbers and words among the parts of a measure; lists and curves are for plots and JSON."""
+    for name, value in parts.items():
+        if isinstance(value, bool | int | str) or value is None:
+            yield f"{name.replace('_', ' ')}: {value}"
+        elif isinstance(value, float):
+            yield f"{name.replace('_', ' ')}: {number(value, '')}"
 
 
 def evidence(condition: Condition) -> str:
@@ -114,11 +139,11 @@ def front_page(report: AuditReport) -> tuple[Group, ...]:
 
 def markdown(report: AuditReport) -> str:
     """Return the audit as Markdown."""
-    lines = [f"# Audit of a {report.tokenizer['type']} tokenizer", "", f"**{report.verdict}**", "", report.caption, ""]
+    lines = [f"# Audit: {report.tokenizer['type']}", "", f"**{report.verdict}**", "", report.caption, ""]
     lines += [*(f"Note: {note}\n" for note in report.notes), f"How losses grow with the horizon: {report.regime}", ""]
     if report.advice:
         lines += ["## What to do", "", *(f"{i}. {text}" for i, text in enumerate(report.advice, 1)), ""]
-    lines += ["## First page", "", "| | value | 95 % interval | unit | kind |", "|---|---:|---|---|---|"]
+    lines += ["## At a glance", "", "| | value | 95 % interval | unit | kind |", "|---|---:|---|---|---|"]
     for group in front_page(report):
         lines.append(f"| **{group.title}** ({group.remark}) | | | | |")
         lines += [_markdown_row(row) for row in group.rows]
@@ -131,13 +156,15 @@ def markdown(report: AuditReport) -> str:
     lines += ["", "## What they mean", ""]
     for m in report.measures:
         row = row_of(m)
-        lines.append(f"- **{row.heading}**: {row.meaning} *{row.caveat}* {CATALOGUE[m.name].advice}")
+        parts = f" ({row.parts})" if row.parts else ""
+        lines.append(f"- **{row.heading}**: {row.meaning} *{row.caveat}* {CATALOGUE[m.name].advice}{parts}")
     lines += ["", "## Limits", "", *(f"- {text}" for text in LIMITS), ""]
     return "\n".join(lines)
 
 
 def _markdown_row(row: Row) -> str:
-    return f"| {_cell(row.heading)} | {row.value} | {row.interval} | {row.unit} | {row.kind} |"
+    beside = f" ({row.beside})" if row.beside else ""
+    return f"| {_cell(row.heading + beside)} | {row.value} | {row.interval} | {row.unit} | {row.kind} |"
 
 
 def _cell(text: str) -> str:

@@ -14,7 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from action_tokenizers.diagnostics.coupling import logit_certificate
-from action_tokenizers.diagnostics.measure import LEVEL, Estimator, Kind, Measure, bootstrap_t, hoeffding
+from action_tokenizers.diagnostics.measure import (
+    LEVEL,
+    Estimator,
+    Kind,
+    Measure,
+    bootstrap_t,
+    hoeffding,
+    share_interval,
+)
 from action_tokenizers.diagnostics.policy import TokenPolicy
 from action_tokenizers.diagnostics.probe import MULTIPLES, SIGMAS, Compared, Probe
 from action_tokenizers.diagnostics.subject import Subject
@@ -38,6 +46,10 @@ STEEPEST = 1 / math.sqrt(2 * math.pi)  # slope of the total variation of two uni
 LINEAR = 0.5  # total variation up to which a modulus is taken for a line: it ends at 1
 STILL = "Not shown: the states do not vary, so that none is near another."
 ONE_EPISODE = "Fewer than two episodes: no interval."
+ALL_EQUAL = "Fewer than five episodes that are all equal: no interval."
+ALL_CUT_OFF = "Not shown: every chunk is cut off, and of those nobody said what their last ids should be."
+UNCHECKED = "The normalisation could not be checked: no drawn ids repeat, and the policy shows no logits."
+METHOD = "bootstrap-t over episodes; Clopper-Pearson where probabilities all agree"
 
 ESTIMATORS: tuple[Estimator, ...] = (
     Estimator(
@@ -67,8 +79,8 @@ ESTIMATORS: tuple[Estimator, ...] = (
         unit="probability",
         kinds=(Kind.UPPER, Kind.CONSISTENT),
         meaning=(
-            "How often the executed action must jump, by more than five mean errors of the tokenizer, when the state "
-            "moves a little. Other thresholds and perturbations are in the curve."
+            "How often the executed action must jump, by more than five mean errors of the tokenizer (taken as at "
+            "least 0.02), when the state moves a little. Other thresholds and perturbations are in the curve."
         ),
         caution=(
             "An upper bound where ids are drawn: a cleverer pairing of the draws may show fewer jumps. It is an "
@@ -202,7 +214,7 @@ def _tv_point(probe: Probe, found: Compared) -> dict[str, Any]:
         "sigma": found.pairs.sigma,
         "distance": float(found.pairs.distance.mean()),
         "mean": float(means.mean()),
-        "interval": _clipped(bootstrap_t(means, seed=probe.seed)),
+        "interval": share_interval(means, seed=probe.seed)[0],
         "q95": float(np.quantile(found.tv, 0.95)),
         "max": probe.largest_tv(found),
     }
@@ -232,18 +244,21 @@ def _slopes(probe: Probe) -> dict[str, Any]:
 
 
 def policy_jump(probe: Probe) -> Measure:
-    """Return how often the decoded actions at two nearby states must differ by more than a threshold (RTVC)."""
+    """Return how often the decoded actions at two nearby states must differ by more than a threshold (RTVC).
+
+    `parts["neighbours"]` has it for the nearest recorded states of other episodes, per threshold, beside the share of
+    `recorded` actions that are as far apart, and the `excess` of the first over the second with its interval.
+    """
     if not probe.scale.any():
         return _not_shown("policy_jump", probe, STILL)
     parts = _columns([_jump_point(probe, found) for found in probe.compared])
     headline = parts["share"][0][HEADLINE], parts["interval"][0][HEADLINE]
     parts |= {"multiple": list(MULTIPLES), "threshold": probe.thresholds, "headline": MULTIPLES[HEADLINE]}
     parts["decodable"] = [found.decodable for found in probe.compared]
-    if probe.compared_neighbours is not None:
-        parts["neighbours"] = _jump_point(probe, probe.compared_neighbours)
+    if probe.compared_neighbours is not None and probe.recorded_far is not None:
+        near = probe.compared_neighbours
+        parts["neighbours"] = _jump_point(probe, near) | _excess(probe, near, probe.recorded_far)
     note = "Undecodable ids count as a jump." if min(parts["decodable"]) < 1 else ""
-    if not probe.thresholds[0]:
-        note = f"The tokenizer errs by 0 here, so that every difference counts. {note}".strip()
     kind = Kind.CONSISTENT if probe.policy.enumerable else Kind.UPPER
     return _measure("policy_jump", probe, *headline, parts, note, kind=kind)
 
@@ -260,12 +275,25 @@ def _jump_point(probe: Probe, found: Compared) -> dict[str, Any]:
     return {"sigma": found.pairs.sigma, "distance": float(found.pairs.distance.mean()), **best}
 
 
-def _least(bounds: list[Floats], seed: int) -> tuple[float, float] | None:
-    """Return an interval of the least of the means of several per-episode bounds, whichever it is."""
+def _excess(probe: Probe, found: Compared, far: Floats) -> dict[str, Any]:
+    """Return how often recorded actions are far apart, `far (k, b)`, and how much more often the policy's must be."""
+    recorded = [probe.per_episode(each) for each in far]
+    beyond = [[probe.per_episode(costs[k]) - recorded[k] for costs in found.jump.values()] for k in range(len(far))]
+    return {
+        "recorded": [float(each.mean()) for each in recorded],
+        "excess": [min(float(each.mean()) for each in bounds) for bounds in beyond],
+        "excess_interval": [_least(bounds, probe.seed, -1.0) for bounds in beyond],
+    }
+
+
+def _least(bounds: list[Floats], seed: int, low: float = 0.0) -> tuple[float, float] | None:
+    """Return an interval of the least of the means of several per-episode bounds in `low..1`, whichever it is."""
     level = 1 - (1 - LEVEL) / len(bounds)  # each has its share of the error
-    ends = [bootstrap_t(each, seed=seed, level=level) for each in bounds]
-    known = [each for each in ends if each is not None]
-    return _clipped((min(low for low, _ in known), min(high for _, high in known))) if known else None
+    ends = [share_interval(each, low, seed=seed, level=level)[0] for each in bounds]
+    if all(each is None for each in ends):
+        return None
+    known = [(low, 1.0) if each is None else each for each in ends]
+    return min(each[0] for each in known), min(each[1] for each in known)
 
 
 def policy_certificate(probe: Probe) -> Measure:
@@ -276,7 +304,7 @@ def policy_certificate(probe: Probe) -> Measure:
         return _not_shown("policy_certificate", probe, STILL)
     # TV <= sum over ids of E TV(id | ids before), so that the mean is capped, not what it is the mean of
     means = [probe.per_episode(bound) for bound in _certificates(probe)]
-    intervals = [_clipped(bootstrap_t(each, seed=probe.seed)) for each in means]
+    intervals = [_of_sums(each, probe.seed) for each in means]
     distance = [float(pairs.distance.mean()) for pairs in probe.rings]
     sums = [float(each.mean()) for each in means]
     parts = {
@@ -288,6 +316,14 @@ def policy_certificate(probe: Probe) -> Measure:
         "kappa_1": [each / r if r else None for each, r in zip(sums, distance, strict=True)],
     }
     return _measure("policy_certificate", probe, min(1.0, sums[0]), intervals[0], parts, n=probe.n | {"draws": 1})
+
+
+def _of_sums(values: Floats, seed: int) -> tuple[float, float] | None:
+    """Return the interval of a bound of a probability: it may be larger than 1, which then is one as well."""
+    if values.max() <= 1:
+        return share_interval(values, seed=seed)[0]
+    found = bootstrap_t(values, seed=seed)
+    return None if found is None else (min(max(found[0], 0.0), 1.0), min(max(found[1], 0.0), 1.0))
 
 
 def _certificates(probe: Probe) -> list[Floats]:
@@ -333,13 +369,15 @@ def statistical_term(probe: Probe) -> Measure:
     ids are a function of the state.
     """
     row = _ROWS["statistical_term"]
+    if not len(probe.whole):
+        return row.measure(None, n={"episodes": 0, "chunks": 0}, note=ALL_CUT_OFF)
     parts = _likelihood(probe)
     nll = np.array(parts["nll_per_episode"])
     agree = np.exp(-nll)
     low, high = hoeffding(agree, 0.0, 1.0)
-    note = ""
+    note = "" if probe.is_normalised else UNCHECKED
     if parts["impossible_chunks"]:
-        note = f"The policy gives probability 0 to {parts['impossible_chunks']} recorded chunks."
+        note = f"The policy gives probability 0 to {parts['impossible_chunks']} recorded chunks. {note}".strip()
     return row.measure(
         1 - float(agree.mean()),
         interval=(1 - high, 1 - low),
@@ -357,13 +395,17 @@ def statistical_bound(probe: Probe) -> Measure:
     and Bretagnolle-Huber: TV <= min(sqrt(KL / 2), sqrt(1 - exp(-KL))).
     """
     row = _ROWS["statistical_bound"]
+    if not len(probe.whole):
+        return row.measure(None, n={"episodes": 0, "chunks": 0}, note=ALL_CUT_OFF)
     parts = _likelihood(probe)
     nll = np.array(parts["nll_per_episode"])
     finite = bool(np.isfinite(nll).all())
     ends = bootstrap_t(nll, seed=probe.seed) if finite else None
     note = "" if finite else "The policy gives probability 0 to a recorded chunk, so that nothing is guaranteed."
-    if finite and len(nll) < 2:
-        note = ONE_EPISODE
+    if finite and ends is None:
+        note = _without_interval(len(nll))
+    if not probe.is_normalised:
+        note = f"{note} {UNCHECKED}".strip()
     return row.measure(
         _most_tv(float(nll.mean())),
         interval=None if ends is None else (_most_tv(ends[0]), _most_tv(ends[1])),
@@ -414,14 +456,15 @@ def _measure(
     n: dict[str, int] | None = None,
 ) -> Measure:
     """Return a mean over the episodes that were asked."""
-    if probe.n["episodes"] < 2:
-        note = f"{note} {ONE_EPISODE}".strip()
+    n = n or probe.n
+    if interval is None and value is not None:
+        note = f"{note} {_without_interval(n['episodes'])}".strip()
     return _ROWS[name].measure(
         value,
         kind=kind,
         interval=interval,
-        method="bootstrap-t over episodes",
-        n=n or probe.n,
+        method=None if interval is None else METHOD,
+        n=n,
         note=note,
         parts=parts,
     )
@@ -443,5 +486,5 @@ def _mean(values: Floats) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def _clipped(interval: tuple[float, float] | None) -> tuple[float, float] | None:
-    return None if interval is None else (min(max(interval[0], 0.0), 1.0), min(max(interval[1], 0.0), 1.0))
+def _without_interval(episodes: int) -> str:
+    return ONE_EPISODE if episodes < 2 else ALL_EQUAL

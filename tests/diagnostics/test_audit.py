@@ -231,6 +231,24 @@ def test_states_that_do_not_fit_are_refused(split, tokenizer):
         audit(tokenizer, test, states=broken)
 
 
+def test_padded_states_count_nowhere(split, tokenizer):
+    """Not finite where nothing was recorded, at the end, the start and a whole episode: the same as any other value."""
+    _, test = split
+    pads = [np.arange(length) >= length - 5 for length in test.lengths]
+    pads[1][:3] = True
+    pads[2][:] = True
+    padded = dataclasses.replace(test, action_is_pad=pads)
+    given = [
+        [np.where(mask[:, None], junk, s) for s, mask in zip(test.states, pads, strict=True)] for junk in (0.0, np.nan)
+    ]
+    stages = ("states", "dynamics")
+    clean, spoiled = (audit(tokenizer, padded, states=states, stages=stages).to_json() for states in given)
+    assert clean == spoiled
+    given[1][1][3, 0] = np.inf
+    with pytest.raises(ActionValueError, match=f"got inf in episode {test.names[1]}, frame 3, dim 0"):
+        audit(tokenizer, padded, states=given[1])
+
+
 def test_what_cannot_be_audited_is_refused(split, tokenizer):
     _, test = split
     with pytest.raises(NotFittedError):
@@ -242,6 +260,17 @@ def test_what_cannot_be_audited_is_refused(split, tokenizer):
             audit(tokenizer, test, horizon=horizon)
     with pytest.raises(ActionShapeError, match="at least the horizon"):
         audit(tokenizer, Episodes([a[:5] for a in test.actions]))
+    for wrong, said in (
+        ({"seed": -1}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"budget": -1}, "budget"),
+        ({"budget": float("nan")}, "budget"),
+        ({"states": True}, "states"),
+    ):
+        with pytest.raises(ActionValueError, match=said):
+            audit(tokenizer, test, **wrong)
+    with pytest.raises(ActionValueError, match="expected Episodes"):
+        audit(tokenizer, list(test.actions))
     with pytest.raises(ActionValueError, match="unit"):
         audit(tokenizer, test, unit=np.array([1.0, 0.0]))
     with pytest.raises(ActionValueError, match="stages among"):

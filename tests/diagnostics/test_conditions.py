@@ -470,7 +470,7 @@ class TestBlindness:
         assert "smaller error" in condition.needs
 
 
-class TestValuesReproduced:
+class TestFrequentValues:
     def test_a_frequent_value_that_comes_back_as_another_fails_whatever_the_mean(self):
         lost = {"dim": 2, "value": 0.0, "decoded": 1.0, "error": 1.0, "share": 0.03, "kept": 0.0}
         condition = found("values_reproduced", measure("hold_bias", 0.01, parts={"unreproducible": [lost]}))

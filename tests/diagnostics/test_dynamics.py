@@ -296,6 +296,27 @@ class TestDynamics:
         assert cut.value == pytest.approx(expected.value)
         assert cut.n["steps"] == 59 + 29 * 99
 
+    def test_padded_states_may_hold_anything(self):
+        states, actions = demonstrations(n=6)
+        pads = [np.arange(100) >= 90] * 6
+        clean, spoiled = (
+            states_measured(
+                [np.where(mask[:, None], junk, x) for x, mask in zip(states, pads, strict=True)],
+                actions,
+                action_is_pad=pads,
+            )
+            for junk in (0.0, np.nan)
+        )
+        assert spoiled == clean
+
+    def test_episodes_that_begin_with_a_padded_step_show_nothing(self):
+        states, actions = demonstrations(n=6)
+        for measure in states_measured(states, actions, action_is_pad=[np.arange(100) == 0] * 6):
+            assert measure.value is None
+            assert measure.n == {"episodes": 0, "steps": 0}
+            assert "0 steps are too few" in measure.caveat
+            assert "up to its first padded step: 6 of 6 have one" in measure.caveat
+
     def test_equal_seeds_give_equal_measures(self):
         states, actions = demonstrations(n=6)
         one, again, other = (states_measured(states, actions, seed=seed) for seed in (1, 1, 2))

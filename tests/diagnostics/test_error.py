@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,11 +16,12 @@ from action_tokenizers.diagnostics.error import (
     error_split,
     error_sup,
     far,
+    mean_over_episodes,
     share_of_episodes,
     unit_of,
 )
 from action_tokenizers.diagnostics.known import Trap, binning_control
-from action_tokenizers.diagnostics.measure import Kind, bootstrap_t
+from action_tokenizers.diagnostics.measure import Kind, bootstrap_t, clopper_pearson
 from action_tokenizers.diagnostics.subject import Subject
 from action_tokenizers.tokenizers.presets import openvla
 
@@ -367,6 +370,53 @@ class TestWorstCase:
         found = error_sup(Subject.of(BinningTokenizer(horizon=2).fit(episodes), episodes, 2, np.ones(2)))
         assert found.value == 0
         assert found.parts["ratio"] is None
+
+
+class TestMeansOverEpisodes:
+    row = ESTIMATORS[0]
+    share = replace(row, unit="share of steps")
+
+    @pytest.mark.parametrize("n", [2, 12])
+    def test_a_share_that_nobody_showed_may_be_more(self, n):
+        found = mean_over_episodes(self.share, np.zeros(n), {})
+        assert (found.value, found.interval) == (0, clopper_pearson(0, n))
+        assert found.method.startswith("Clopper-Pearson")
+        assert mean_over_episodes(self.share, np.ones(n), {}).interval == pytest.approx(clopper_pearson(n, n))
+
+    def test_equal_values_of_any_size_need_five_episodes(self):
+        few, enough = (mean_over_episodes(self.row, np.full(n, 7.0), {}) for n in (4, 5))
+        assert (few.value, few.interval, few.method) == (7, None, None)
+        assert "Fewer than five episodes that are all equal" in few.caveat
+        assert enough.interval == (7, 7)
+
+    def test_one_episode(self):
+        for row in (self.row, self.share):
+            found = mean_over_episodes(row, np.ones(1), {})
+            assert found.interval is None
+            assert "One episode gives no interval" in found.caveat
+
+    def test_linearised_shares_may_lie_beyond_one_by_one(self):
+        found = mean_over_episodes(self.share, np.array([-0.1, 0.0, 0.0, 0.3, 0.2]), {})
+        assert found.value == pytest.approx(0.08)
+        assert found.interval[0] == 0 < 0.08 < found.interval[1] <= 1
+
+
+def test_no_clipped_value_in_two_episodes_does_not_say_that_there_are_none():
+    episodes = Episodes([np.linspace(-1, 1, 8, dtype=np.float32)[:, None]] * 2)
+    found = clipping(Subject.of(BinningTokenizer(horizon=4).fit(episodes), episodes, 4, np.ones(1)))
+    assert found.value == 0
+    assert found.interval == pytest.approx((0, 0.842), abs=1e-3)
+
+
+def test_a_position_without_steps_has_no_mean_error():
+    actions = [np.linspace(-1, 1, 8, dtype=np.float32)[:, None]] * 3
+    mask = np.array([False, False, True, True] * 2)
+    tokenizer = BinningTokenizer(horizon=4, bins=4).fit(Episodes(actions))
+    subject = Subject.of(tokenizer, Episodes(actions, action_is_pad=[mask] * 3), 4, np.ones(1))
+    found = error_mean(subject).parts["per_position"]
+    size = np.abs(tokenizer.quantize(actions[0].reshape(2, 4, 1)).reshape(-1) - actions[0][:, 0])
+    assert found[:2] == pytest.approx([size[[0, 4]].mean(), size[[1, 5]].mean()])
+    assert found[2:] == [None, None]
 
 
 def test_padded_steps_count_nowhere():

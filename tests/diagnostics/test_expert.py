@@ -119,6 +119,18 @@ def test_lipschitz_of_a_linear_expert():
     assert here.parts["pairs"]["max"][0] <= here.value * 1.05
 
 
+@pytest.mark.parametrize("junk", [0.0, 1000.0])
+def test_padded_steps_make_no_expert_steeper(junk):
+    states, actions = plane(np.random.default_rng(0))
+    pads = [np.arange(40) >= 35] * len(states)
+    spoiled = [np.where(mask[:, None], junk, x) for x, mask in zip(states, pads, strict=True)]
+    episodes = Episodes([np.float32(a) for a in actions], action_is_pad=pads)
+    seen = Places.of(Subject.of(fine(episodes.actions), episodes, 1, np.ones(1)), spoiled)
+    cut = [x[:35] for x in states]
+    expected = lipschitz(look(fine(actions), [a[:35] for a in actions], cut)).value
+    assert lipschitz(seen).value == pytest.approx(expected, rel=1e-3)  # of float32 states
+
+
 def test_lipschitz_of_arctan_is_1():
     rng = np.random.default_rng(1)
     states = [rng.uniform(-1.0, 1.0, (50, 1)) for _ in range(20)]

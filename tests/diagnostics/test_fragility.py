@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from action_tokenizers import BinningTokenizer, Episodes, KMeansTokenizer
+from action_tokenizers.diagnostics import fragility
 from action_tokenizers.diagnostics.fragility import wrong_token
 from action_tokenizers.errors import ActionShapeError
 from tests.fakes.subjects import FAMILY, all_subjects, subject_of, uniform
@@ -80,6 +81,21 @@ def test_equal_seeds_give_equal_numbers(name, subjects):
     found, again = (wrong_token(subjects[name], seed=7) for _ in range(2))
     assert found == again
     assert found.value > 0
+
+
+@pytest.mark.parametrize("name", ["k-means chunk", "FAST"])
+def test_little_of_the_vocabulary_is_held_at_once(name, subjects, monkeypatch):
+    sizes, draw = [], fragility._draw
+
+    def watched(mask, luck):
+        sizes.append(mask.size)
+        return draw(mask, luck)
+
+    expected = wrong_token(subjects[name])
+    monkeypatch.setattr(fragility, "_draw", watched)
+    monkeypatch.setattr(fragility, "ALLOWED", 1000)
+    assert wrong_token(subjects[name]) == expected
+    assert 500 < max(sizes) <= 1000
 
 
 def test_a_single_episode_has_no_interval(subjects):

@@ -1,8 +1,11 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from action_tokenizers import BinningTokenizer, Episodes, FASTTokenizer, KMeansTokenizer, Range, ResidualVQTokenizer
 from action_tokenizers.data import smooth_episodes
+from action_tokenizers.diagnostics import geometry
 from action_tokenizers.diagnostics.geometry import (
     ESTIMATORS,
     cell_border_jump,
@@ -11,7 +14,7 @@ from action_tokenizers.diagnostics.geometry import (
     margin,
 )
 from action_tokenizers.diagnostics.known import Trap
-from action_tokenizers.diagnostics.measure import Kind, bootstrap_t
+from action_tokenizers.diagnostics.measure import Kind, bootstrap_t, clopper_pearson
 from action_tokenizers.diagnostics.subject import Subject
 
 UNIT = np.array([0.5, 2.0, 1.0])
@@ -115,7 +118,7 @@ def test_margins_are_distances_to_the_nearest_border():
     """On both sides of the plane x = 0, in units of 1/2 and 1: twice as far."""
     found = margin(two_words())
     assert found.value == pytest.approx(0.4)  # of .9, .1, .2, .6
-    assert found.parts == {"share": 0, "interval": [0, 0], "near": 0.04}
+    assert found.parts == {"share": 0, "interval": [0, clopper_pearson(0, 3)[1]], "near": 0.04}
     assert margin(two_words(), near=0.15).parts["share"] == 0.25
     assert margin(two_words(unit=(0.5, 1.0))).value == pytest.approx(0.8)
     assert margin(two_words(unit=(1.0, 0.5))).value == pytest.approx(0.4)
@@ -147,6 +150,21 @@ def test_a_step_of_the_margin_reaches_the_border(episodes, params):
         medians.append(np.median(least))
     assert found.value == pytest.approx(np.mean(medians), rel=1e-4)
     assert found.interval == pytest.approx(bootstrap_t(medians), rel=1e-3)
+
+
+def test_margins_hold_no_table_of_all_pairs_of_words(monkeypatch):
+    points = np.random.default_rng(0).uniform(-1, 1, (4, 300, 2)).astype(np.float32)
+    episodes = Episodes(list(points))
+    tokenizer = KMeansTokenizer(horizon=1, codebook_size=1000).fit(episodes)
+    subject = Subject.of(tokenizer, episodes, 1, np.ones(2))
+    whole = margin(subject)
+    monkeypatch.setattr(geometry, "BLOCK", 20_000)
+    tracemalloc.start()
+    found = margin(subject)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.value == pytest.approx(whole.value)
+    assert peak < 1000 * 1000 * 8 / 2
 
 
 def test_margins_of_bins_are_to_the_nearest_edge_of_any_dim(episodes):

@@ -13,6 +13,7 @@ from action_tokenizers.diagnostics.measure import (
     bootstrap_t,
     clopper_pearson,
     hoeffding,
+    share_interval,
 )
 from action_tokenizers.errors import ActionValueError
 
@@ -54,6 +55,56 @@ class TestBootstrapT:
 
     def test_equal_episodes_have_no_spread(self):
         assert bootstrap_t([0.5] * 8) == (0.5, 0.5)
+        assert np.std([0.1] * 6) > 0  # by rounding
+        assert bootstrap_t([0.1] * 6) == pytest.approx((0.1, 0.1))
+
+    @pytest.mark.parametrize("values", [[0, 0], [7.0] * 4, [0.1] * 3])
+    def test_few_equal_episodes_decide_nothing(self, values):
+        assert bootstrap_t(values) is None
+
+
+class TestShares:
+    @pytest.mark.parametrize(
+        ("values", "low", "high"),
+        [
+            ([0, 0], 0, 0.8419),
+            ([0] * 10, 0, 0.3085),
+            ([1] * 10, 0.6915, 1),
+            ([1e-17, 0, 0], 0, 0.7076),  # rounding
+            ([0.25] * 10, 0.25 * 0.6915, 0.25 + 0.75 * 0.3085),
+        ],
+    )
+    def test_equal_ones_are_as_sure_as_none_of_so_many(self, values, low, high):
+        interval, method = share_interval(values)
+        assert interval == pytest.approx((low, high), abs=1e-4)
+        assert method.startswith("Clopper-Pearson over episodes")
+
+    def test_of_a_difference_of_shares(self):
+        interval, _ = share_interval([0.0] * 10, -1.0)
+        assert interval == pytest.approx((-0.3085, 0.3085), abs=1e-4)
+
+    @pytest.mark.parametrize("values", [[], [0.0], [0.3] * 4])
+    def test_too_few(self, values):
+        assert share_interval(values) == (None, None)
+
+    def test_unequal_ones_are_resampled_and_cut_off(self):
+        values = [0, 0, 0, 0, 0.1, 0.9]
+        interval, method = share_interval(values, seed=3)
+        low, high = bootstrap_t(values, seed=3)
+        assert low < 0
+        assert interval == (0, min(1, high))
+        assert method.startswith("bootstrap-t")
+        assert share_interval([0.0, 1.0])[0] == (0, 1)
+
+    @pytest.mark.parametrize("n", [3, 10, 40])
+    def test_cover_what_few_episodes_show(self, n):
+        """Of what is seen in 2 % of episodes most samples show nothing, and must not say that there is nothing."""
+
+        def rare(rng):
+            return rng.random(n) * (rng.random(n) < 0.02)
+
+        share, _ = coverage(lambda x: share_interval(x)[0], rare, 0.01)
+        assert share >= 0.95
 
 
 class TestClopperPearson:

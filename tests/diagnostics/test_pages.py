@@ -112,7 +112,7 @@ class TestPage:
             assert group.remark in parsed.text
 
     def test_the_first_screen_is_verdict_then_numbers(self, full_page):
-        order = ["<h1>", "First page", ">Drift ", ">Values held still ", ">Smoothness alarm ", ">Size of error "]
+        order = ["<h1>", "At a glance", ">Drift ", ">Values held still ", ">Smoothness alarm ", ">Size of error "]
         order += ["<h2>Conditions", "<h2>Plots", "<h2>All numbers", "<h2>Limits"]
         places = [full_page.index(each) for each in order]
         assert places == sorted(places)

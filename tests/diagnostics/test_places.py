@@ -82,6 +82,35 @@ class TestPlaces:
         assert found.steps.step.tolist() == [0, 8, 16] * 5
         assert found.steps.actions == pytest.approx(0.1, abs=1e-6)
 
+    @pytest.mark.parametrize("junk", [0.0, 1000.0, np.nan, np.inf])
+    def test_what_padded_steps_hold_does_not_matter(self, data, junk):
+        """As if the episodes had ended there."""
+        actions, states = ([np.float32(x) for x in side] for side in data)
+        tokenizer = fine(actions, 4)
+        pads = [np.arange(n) >= n - 3 for n in LENGTHS]
+        spoiled = [np.where(mask[:, None], junk, x) for x, mask in zip(states, pads, strict=True)]
+        found = Places.of(Subject.of(tokenizer, Episodes(actions, action_is_pad=pads), 4, np.ones(2)), spoiled)
+        cut = Episodes([a[:-3] for a in actions])
+        expected = Places.of(Subject.of(tokenizer, cut, 4, np.ones(2)), [x[:-3] for x in states])
+        for name in ("states", "scale", "phase", "actions", "step", "episode"):
+            assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+
+    def test_the_phase_counts_recorded_steps(self):
+        states = walks(np.random.default_rng(0), 2, 8, 1)
+        episodes = Episodes(
+            [np.float32(x) for x in states], action_is_pad=[np.isin(np.arange(8), (0, 4, 7)), np.zeros(8, bool)]
+        )
+        found = Places.of(Subject.of(fine(episodes.actions, 4), episodes, 4, np.ones(1)), states)
+        assert found.step[:5].tolist() == [1, 2, 3, 5, 6]
+        assert found.phase.tolist() == [0, 0.25, 0.5, 0.75, 1, *(np.arange(8) / 7)]
+
+    def test_a_relative_chunk_that_begins_with_a_padded_step_is_no_place(self):
+        states = [np.float32(x) for x in walks(np.random.default_rng(0), 3, 16, 1)]
+        episodes = Episodes([x + 0.1 for x in states], states=states, action_is_pad=[np.arange(16) == 4] * 3)
+        tokenizer = BinningTokenizer(horizon=4).fit(ChunkSample().add(episodes, 4, 1, relative=Relative("state")))
+        found = Places.of(Subject.of(tokenizer, episodes, 4, np.ones(1)), episodes.states)
+        assert found.steps.step.tolist() == [0, 8, 12] * 3
+
     def test_episodes_too_short_for_a_chunk_are_no_members(self):
         rng = np.random.default_rng(0)
         states = [rng.normal(size=(n, 2)) for n in (3, 8, 2, 10)]

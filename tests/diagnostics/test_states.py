@@ -2,16 +2,18 @@
 
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from action_tokenizers import BinningTokenizer, FASTTokenizer, KMeansTokenizer, Range
+from action_tokenizers import BinningTokenizer, Episodes, FASTTokenizer, KMeansTokenizer, Range
 from action_tokenizers.diagnostics import expert, kernels, states
 from action_tokenizers.diagnostics.known import Trap, binning_control
 from action_tokenizers.diagnostics.measure import Kind
-from action_tokenizers.diagnostics.places import Places
+from action_tokenizers.diagnostics.places import Places, norm
 from action_tokenizers.diagnostics.states import pair_violation, state_measures, tv_lower
+from action_tokenizers.diagnostics.subject import Subject
 from tests.fakes.experts import fine, gaussian, look, uniform_line, walks
 
 
@@ -192,8 +194,10 @@ def border_of(tokenizer, trap, episodes=60, seed=0):
 def test_tv_lower_certifies_the_trap():
     trap = Trap(2**-7)
     found = tv_lower(border_of(trap.tokenizer(1), trap), scale=0.2)
-    assert found.value > 0.9
-    assert found.interval[0] > 0.6
+    # about 20 episodes come by on either side, and all jump: 95 % certain of .6
+    assert found.value > 0.6
+    assert found.value == found.interval[0]
+    assert found.parts["difference"] > 0.9
     assert found.parts["recorded"] == 0
     assert found.parts["distance"] < 2
     assert found.kind is Kind.LOWER
@@ -205,10 +209,12 @@ class TestTVLower:
         found = tv_lower(border_of(binning_control(2**-6, 1), trap), scale=0.2)
         assert found.value == 0
         assert found.interval[0] == 0
+        assert found.parts["difference"] < 0.1
 
     def test_the_experts_own_jumps_are_shown_beside(self):
         found = tv_lower(uniform_line(lambda rng, x: np.sign(x), steps=20, episodes=60))
-        assert found.value > 0.9
+        assert found.value > 0.5
+        assert found.parts["difference"] == found.parts["inside"] - found.parts["beside"] > 0.9
         assert found.parts["recorded"] > 0.9
 
     def test_too_few_episodes(self):
@@ -216,13 +222,46 @@ class TestTVLower:
         assert found.value is None
         assert "Needs 20 episodes, got 19" in found.caveat
 
+    @pytest.mark.parametrize("seed", [4, 9, 10])
+    def test_what_chance_shows_is_not_certain(self, seed):
+        """An expert that does not look at the state: some difference is seen, and none is told."""
+        found = tv_lower(uniform_line(lambda rng, x: rng.choice([-0.9, 0.9], x.shape), seed=seed))
+        assert found.parts["difference"] > 0.25
+        assert found.value == 0
+
+    def test_the_search_compares_no_more_visits_with_more_episodes(self, monkeypatch):
+        compared, differing = [], states._differing
+
+        def watched(p, q, scale):
+            compared.append((len(p), len(q)))
+            return differing(p, q, scale)
+
+        monkeypatch.setattr(states, "_differing", watched)
+        trap = Trap(2**-7)
+        places = border_of(trap.tokenizer(1), trap, episodes=500)
+        found = tv_lower(places, scale=0.2)
+        assert np.max(compared) == states.MOST_VISITS
+        assert found.value > 0.9  # what is found is tested on all of the others
+        assert found.n["visits"] > 2 * states.MOST_VISITS
+        assert tv_lower(places, scale=0.2) == found
+
+    def test_the_search_holds_no_table_of_steps(self):
+        rng = np.random.default_rng(0)
+        p, q = rng.normal(size=(60, 50, 8)), rng.normal(size=(40, 50, 8))
+        tracemalloc.start()
+        found = states._apart(p, q)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert found == pytest.approx(norm(p[:, None] - q))
+        assert peak < (60 * 40 * 50 * 8 * 8) / 10
+
     @pytest.mark.slow
     def test_is_never_certain_of_what_is_not_there(self):
         """An expert that does not look at the state is as smooth as can be: in 95 of 100 searches the end is 0."""
         wrong = 0
         for seed in range(100):
             places = uniform_line(lambda rng, x: rng.choice([-0.5, 0.5], x.shape), steps=20, seed=seed)
-            wrong += tv_lower(Places.of(places.subject, places.recorded, seed)).interval[0] > 0
+            wrong += tv_lower(Places.of(places.subject, places.recorded, seed)).value > 0
         assert wrong <= 5
 
 
@@ -269,6 +308,27 @@ class TestData:
         for m in first:
             json.dumps(m.parts, allow_nan=False)
             assert m.interval is None or m.interval[0] <= m.value <= m.interval[1]
+
+    @pytest.mark.parametrize("family", [BinningTokenizer, FASTTokenizer])
+    @pytest.mark.parametrize("junk", [1000.0, np.nan])
+    def test_padded_steps_count_nowhere(self, family, junk):
+        rng = np.random.default_rng(0)
+        clean = walks(rng, 24, 24, 2)
+        episodes = Episodes(
+            [np.float32(np.sin(x)) for x in clean], action_is_pad=[np.arange(24) >= 19 + i % 3 for i in range(24)]
+        )
+        subject = Subject.of(family(horizon=8).fit(episodes), episodes, 8, np.ones(2))
+        spoiled = [np.where(mask[:, None], junk, x) for x, mask in zip(clean, episodes.action_is_pad, strict=True)]
+        assert state_measures(subject, spoiled) == state_measures(subject, clean)
+
+    def test_where_every_chunk_has_a_padded_step_nothing_is_said_of_chunks(self):
+        states = walks(np.random.default_rng(0), 6, 16, 1)
+        episodes = Episodes([np.float32(x) for x in states], action_is_pad=[np.arange(16) % 4 == 2] * 6)
+        tokenizer = KMeansTokenizer(codebook_size=2, scope="chunk", horizon=4).fit(episodes)
+        found = {m.name: m for m in state_measures(Subject.of(tokenizer, episodes, 4, np.ones(1)), states)}
+        assert found["pair_violation"].value is None
+        assert "without a padded step" in found["pair_violation"].caveat
+        assert found["expert_spread"].value is not None  # that is of single steps
 
     def test_the_scale_and_the_shift_of_states_do_not_matter(self):
         places = gaussian(0.1, n=22, steps=20)

@@ -150,7 +150,7 @@ class TestMarkdown:
 
     def test_the_verdict_comes_before_the_numbers(self, report):
         text = markdown(report)
-        order = [text.index(each) for each in (report.verdict, "## First page", "## Conditions", "## All numbers")]
+        order = [text.index(each) for each in (report.verdict, "## At a glance", "## Conditions", "## All numbers")]
         assert order == sorted(order)
 
     def test_advice_is_numbered_where_there_is_some(self, bare_report):

@@ -61,6 +61,13 @@ class Gaussian:
             return np.log(self.step_law(states))
 
 
+class Mute:
+    """The same policy without its logits."""
+
+    def __init__(self, policy):
+        self.sample, self.log_prob = policy.sample, policy.log_prob
+
+
 class Deterministic:
     """Does what `act` says, in ids: `(b, ds)` to `(b, t, d)`."""
 
