@@ -150,7 +150,7 @@ class AuditReport:
             said += f" Conditions that fail besides: {', '.join(others)}." if others else ""
         elif fails:
             said = f"Conditions that fail: {', '.join(fails)}."
-        elif any(self.condition(name).status is Status.NOT_SHOWN for name in BY_EPISODES):
+        elif any(c.name in BY_EPISODES and c.status is Status.NOT_SHOWN for c in self.conditions):
             said = "Too little to judge."
         else:
             said = "Nothing measured here speaks against cloning with this tokenizer."

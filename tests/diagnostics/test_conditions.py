@@ -221,9 +221,9 @@ class TestSmoothTokenizer:
     @pytest.mark.parametrize(
         ("jump", "said"),
         [
-            (excess(0.49), "no jump beyond 0.5, which would be far, exists (the largest is 0.49), so that"),
-            (excess(0.49, Kind.LOWER), "no jump beyond 0.5, which would be far, was found (the largest is 0.49), so"),
-            (excess(0.49, switches=[6]), "exists (the largest is 0.49, steps of switches apart), so that"),
+            (excess(0.49), "no jump beyond 0.5, which would be far, exists (the largest is 0.49)"),
+            (excess(0.49, Kind.LOWER), "no jump beyond 0.5, which would be far, was found (the largest is 0.49)"),
+            (excess(0.49, switches=[6]), "exists (the largest is 0.49, steps of switches apart)"),
             (excess(0.5), None),
             (excess(None), None),
         ],
@@ -357,7 +357,7 @@ class TestSmallGain:
 
 class TestSmoothPolicy:
     def jump(self, interval, kind=Kind.CONSISTENT, share=0.03, recorded=0.0):
-        near = {"share": [0.9, share], "interval": [(0.8, 1.0), interval], "recorded": [0.9, recorded]}
+        near = {"share": [0.9, share], "recorded": [0.9, recorded], "excess_interval": [(0.8, 1.0), interval]}
         return measure("policy_jump", 0.5, kind=kind, parts={"multiple": [3, 5], "headline": 5, "neighbours": near})
 
     @pytest.mark.parametrize(
@@ -376,12 +376,13 @@ class TestSmoothPolicy:
         assert found("smooth_policy", self.jump(interval, kind)).status is status
 
     def test_far_actions_of_the_expert_are_not_the_policys(self):
-        assert found("smooth_policy", self.jump((0.8, 0.9))).status is FAILS
-        assert found("smooth_policy", self.jump((0.8, 0.9), recorded=0.86)).status is HOLDS
+        condition = found("smooth_policy", self.jump((-0.02, 0.02), share=0.8, recorded=0.8))
+        assert condition.status is HOLDS
+        assert "of the recorded ones 0.8" in condition.evidence
 
     def test_says_where_the_number_is_a_bound(self):
-        assert "neighbours: 0.03 " in found("smooth_policy", self.jump((0.0, 0.05))).evidence
-        assert "neighbours: at most 0.03 " in found("smooth_policy", self.jump((0.0, 0.05), Kind.UPPER)).evidence
+        assert "neighbours: 0.03, " in found("smooth_policy", self.jump((0.0, 0.05))).evidence
+        assert "neighbours: at most 0.03, " in found("smooth_policy", self.jump((0.0, 0.05), Kind.UPPER)).evidence
 
     def test_needs_a_policy_and_neighbours(self):
         assert found("smooth_policy").evidence == "not measured"
@@ -468,6 +469,16 @@ class TestBlindness:
         condition = found(name, *self.blind(5.0))
         assert condition.status is NOT_SHOWN
         assert "smaller error" in condition.needs
+
+
+class TestCoarseness:
+    def test_jumps_that_the_error_hides_from_the_alarm_are_not_called_smooth(self):
+        """Far is beyond 5 here, and it jumps by 4: seven mean errors, which no cell of its own size explains."""
+        coarse = measure("error_mean", 0.5, interval=(0.4, 0.6))
+        for jump, status in ((4.0, NOT_SHOWN), (1.0, HOLDS), (0.1, HOLDS)):
+            condition = found("smooth_tokenizer", coarse, excess(jump), dims=26)
+            assert condition.status is status
+            assert bool(condition.needs) == (status is NOT_SHOWN)
 
 
 class TestFrequentValues:

@@ -141,7 +141,7 @@ class TestEscaping:
     def test_names_of_source_and_actions_are_text(self, parsed, full_page, full_report):
         assert "<script" not in full_page.lower()
         assert "<b>some" not in full_page
-        assert "<b>some & data</b>|: 12 held-out episodes" in parsed.text
+        assert "<b>some & data</b>|: 12 episodes" in parsed.text
         for name in full_report.data["action_names"]:
             assert name in parsed.text
 

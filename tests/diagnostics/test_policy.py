@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from action_tokenizers import ActionShapeError, ActionValueError
+from action_tokenizers import ActionShapeError, ActionValueError, Episodes, FASTTokenizer
+from action_tokenizers.diagnostics.policy import check_normalised, checked
 from action_tokenizers.diagnostics.variation import ESTIMATORS, policy_measures
-from tests.fakes.policies import Gaussian, bins, walk
+from tests.fakes.policies import Gaussian, Mute, bins, walk
 
 
 class TestBadPolicies:
@@ -128,10 +129,147 @@ class TestBadPolicies:
         with pytest.raises(error, match="logits"):
             policy_measures(*self.broken(logits=lambda policy: lambda states, prefix: logits(states)))
 
+    @pytest.mark.parametrize(
+        "logits",
+        [
+            lambda z: 2 * z,  # without the temperature
+            lambda z: np.roll(z, 1, axis=1),
+        ],
+    )
+    def test_logits_of_another_law(self, logits):
+        def method(policy):
+            right = policy.logits
+            return lambda states, prefix: logits(right(states, prefix))
+
+        subject, states, policy = self.broken()
+        policy.spread = 0.2
+        policy.logits = method(policy)
+        with pytest.raises(ActionValueError, match=r"sum of log_softmax\(logits\).*state row 0, .* of 4 rows"):
+            policy_measures(subject, states, policy)
+
     def test_no_policy_at_all(self):
         subject, states = walk()
         with pytest.raises(ActionValueError, match=r"log_prob.*got Subject"):
             policy_measures(subject, states, subject)
+
+
+class TestNormalisation:
+    """Of four ids out of 512 no row is drawn twice, so that draws alone show no missing constant."""
+
+    states = np.array([[0.0], [100.0]], np.float32)
+
+    @staticmethod
+    def shifted(by):
+        tokenizer = bins(512, horizon=4)
+        policy = Gaussian(tokenizer, spread=0.5, steps=4)
+        right = policy.log_prob
+        policy.log_prob = lambda states, ids: right(states, ids) - by
+        return tokenizer, policy
+
+    @pytest.mark.parametrize("by", [5.0, 0.5])
+    def test_logits_show_a_missing_constant(self, by):
+        tokenizer, policy = self.shifted(by)
+        with pytest.raises(ActionValueError, match=r"sum of log_softmax\(logits\) over the ids.*\(2 of 2 rows\)"):
+            check_normalised(checked(policy, tokenizer), self.states)
+
+    def test_rounding_of_half_precision_is_none(self):
+        tokenizer, policy = self.shifted(0.0)
+        right = policy.logits
+        policy.logits = lambda states, prefix: torch.from_numpy(right(states, prefix)).bfloat16()
+        assert check_normalised(checked(policy, tokenizer), self.states)
+
+    def test_without_logits_it_goes_unseen(self):
+        tokenizer, policy = self.shifted(5.0)
+        assert not check_normalised(checked(Mute(policy), tokenizer), self.states)
+
+    def test_without_logits_ids_that_repeat_show_it(self):
+        tokenizer = bins(8, horizon=4)
+        policy = Mute(Gaussian(tokenizer, spread=0.02, steps=4))
+        assert check_normalised(checked(policy, tokenizer), self.states)
+        right = policy.log_prob
+        policy.log_prob = lambda states, ids: right(states, ids) - 5
+        with pytest.raises(ActionValueError, match="drawn"):
+            check_normalised(checked(policy, tokenizer), self.states)
+
+    def test_without_logits_one_id_shows_it(self):
+        tokenizer = bins(8)
+        assert check_normalised(checked(Mute(Gaussian(tokenizer)), tokenizer), self.states)
+
+
+class Ending:
+    """Draws an id again with probability .8, else ends, in rows of at most `most`; the id is any of 50."""
+
+    def __init__(self, pad, most, whose_end):
+        self.pad, self.most, self.whose_end = pad, most, whose_end
+
+    def sample(self, states, *, seed):
+        random = np.random.default_rng(seed)
+        lengths = np.minimum(random.geometric(0.2, len(states)), self.most)
+        ids = random.integers(0, 50, (len(states), lengths.max()))
+        return np.where(np.arange(lengths.max()) < lengths[:, None], ids, self.pad)
+
+    def log_prob(self, states, ids):
+        lengths = (ids != self.pad).sum(1)
+        ends = lengths < (self.most if self.whose_end == "all" else ids.shape[1])
+        return lengths * np.log(1 / 50) + (lengths - 1) * np.log(0.8) + ends * np.log(0.2)
+
+    def logits(self, states, prefix):
+        z = np.full((len(states), self.pad + 1), -np.inf)
+        z[:, :50] = np.log(0.8 / 50 if prefix.shape[1] else 1 / 50)
+        z[:, self.pad] = np.log(0.2) if prefix.shape[1] else -np.inf
+        return z
+
+
+class Telling:
+    """The first id, 0 to 2, tells how many follow it; of what follows the last there are no logits."""
+
+    def __init__(self, pad):
+        self.pad = pad
+
+    def sample(self, states, *, seed):
+        random = np.random.default_rng(seed)
+        ids = random.integers(0, 100, (len(states), 3))
+        ids[:, 0] = random.integers(0, 3, len(states))
+        return np.where(np.arange(3) <= ids[:, :1], ids, self.pad)
+
+    def log_prob(self, states, ids):
+        return np.log(1 / 3) + ids[:, 0] * np.log(1 / 100)
+
+    def logits(self, states, prefix):
+        if prefix.shape[1] and (prefix.shape[1] > prefix[:, 0]).any():
+            raise IndexError("the chunk is over")
+        z = np.full((len(states), self.pad + 1), -np.inf)
+        z[:, : 100 if prefix.shape[1] else 3] = 0
+        return z
+
+
+@pytest.fixture(scope="module")
+def fast():
+    random = np.random.default_rng(0)
+    actions = [np.cumsum(random.normal(0, 0.1, (24, 2)), axis=0).astype(np.float32) for _ in range(8)]
+    return FASTTokenizer(horizon=6, vocab_size=128).fit(Episodes(actions))
+
+
+class TestEndsOfChunks:
+    """Rows of different lengths are normalised in more than one way."""
+
+    states = np.zeros((4, 1), np.float32)
+
+    @pytest.mark.parametrize("whose_end", ["all", "all but the longest"])
+    def test_an_end_that_is_drawn(self, fast, whose_end):
+        policy = Ending(fast.pad_id, fast.max_tokens_for(6, 2), whose_end)
+        assert check_normalised(checked(policy, fast, horizon=6, action_dim=2), self.states)
+
+    def test_an_end_that_the_ids_tell(self, fast):
+        policy = Telling(fast.pad_id)
+        assert check_normalised(checked(policy, fast, horizon=6, action_dim=2), self.states)
+
+    def test_a_missing_constant(self, fast):
+        policy = Ending(fast.pad_id, fast.max_tokens_for(6, 2), "all")
+        right = policy.log_prob
+        policy.log_prob = lambda states, ids: right(states, ids) - 0.6  # too little for draws to show
+        with pytest.raises(ActionValueError, match="sum of log_softmax"):
+            check_normalised(checked(policy, fast, horizon=6, action_dim=2), self.states)
 
 
 def test_torch_comes_and_goes():

@@ -6,7 +6,8 @@ import pytest
 from action_tokenizers import ActionShapeError, Episodes
 from action_tokenizers.diagnostics.probe import Probe
 from action_tokenizers.diagnostics.subject import Subject
-from tests.fakes.policies import Gaussian, bins, walk
+from action_tokenizers.diagnostics.variation import policy_jump
+from tests.fakes.policies import STATE_SCALE, Deterministic, Gaussian, bins, walk
 
 
 @pytest.mark.parametrize("spoil", [lambda s: s[:-1], lambda s: s[:, 0], lambda s: s[None]])
@@ -35,3 +36,65 @@ def test_pairs_come_evenly_from_all_episodes():
     others = probe.neighbours.others
     picked = [int(np.flatnonzero((states == other).all(1))[0]) for other in others]
     assert (subject.episode[picked] != subject.episode[probe.rows]).all()
+
+
+def expert_in_bins(count):
+    """The recorded expert u = x itself, as ids of so many bins."""
+    tokenizer = bins(count)
+    subject, states = walk(tokenizer=tokenizer, noise=0.0)
+    policy = Deterministic(tokenizer, lambda x: (x / STATE_SCALE)[:, None])
+    return subject, Probe.of(subject, states, policy)
+
+
+def test_a_finer_tokenizer_does_not_make_the_same_policy_jump():
+    """511 bins err by .001 at most: a jump must be more than five of those."""
+    subject, probe = expert_in_bins(511)
+    assert subject.mean_error < 0.0011
+    assert probe.thresholds == pytest.approx([0.06, 0.1, 0.2])
+    found = policy_jump(probe)
+    assert found.value == 0
+    assert found.parts["share"][1][1] == 0
+    coarse, wide = expert_in_bins(16)
+    assert wide.thresholds == pytest.approx([m * coarse.mean_error for m in (3, 5, 10)])
+    assert coarse.mean_error > 0.02
+
+
+def test_far_recorded_neighbours_are_told_beside_those_of_the_policy():
+    subject, probe = expert_in_bins(511)
+    states = probe.states[:, 0] / STATE_SCALE
+    nearest = [
+        np.where(subject.episode == subject.episode[r], np.inf, abs(states - states[r])).argmin() for r in probe.rows
+    ]
+    assert probe.nearest.tolist() == nearest
+    recorded = subject.actions[:, 0, 0]
+    far = abs(recorded[probe.rows] - recorded[nearest]) > 0.1
+    assert probe.recorded_far[1].tolist() == far.astype(float).tolist()
+    near = policy_jump(probe).parts["neighbours"]
+    assert near["recorded"] == near["share"] == [0, 0, 0]  # u = x, and 20 other states to each, on a line
+
+
+def test_a_policy_is_as_rough_as_an_expert_that_switches():
+    """An expert that goes right or left by chance, cloned without an error: what it does is not the policy's fault."""
+    random = np.random.default_rng(0)
+    signs = random.choice([-0.5, 0.5], (12, 20, 1))
+    states = random.uniform(-1, 1, (12, 20, 1))
+    tokenizer = bins(64)
+    subject = Subject.of(tokenizer, Episodes(list(signs.astype(np.float32))), 1, np.ones(1))
+    chosen = dict(zip(states.astype(np.float32).ravel().tolist(), signs.ravel().tolist(), strict=True))
+    # what it does elsewhere does not matter here
+    policy = Deterministic(tokenizer, lambda x: np.array([[[chosen.get(v, 0.0)]] for v in x[:, 0].tolist()]))
+    near = policy_jump(Probe.of(subject, states.reshape(-1, 1), policy, pairs=240)).parts["neighbours"]
+    assert 0.4 < near["recorded"][1] == pytest.approx(near["share"][1])
+
+
+def test_padded_steps_are_no_far_neighbours():
+    random = np.random.default_rng(0)
+    actions = [random.uniform(-0.01, 0.01, (8, 1)).astype(np.float32) for _ in range(3)]
+    masks = [np.zeros(8, bool) for _ in actions]
+    actions[0][2:4], actions[0][6:] = 1.0, 1.0
+    masks[1][[2, 3, 6, 7]] = masks[2][[2, 3, 6, 7]] = True  # beside them nothing was recorded
+    tokenizer = bins(64, horizon=4)
+    subject = Subject.of(tokenizer, Episodes(actions, action_is_pad=masks), 4, np.ones(1))
+    states = random.normal(size=(len(subject), 1)).astype(np.float32)
+    probe = Probe.of(subject, states, Gaussian(tokenizer, steps=4))
+    assert not probe.recorded_far.any()

@@ -182,11 +182,11 @@ def test_every_measure_of_the_front_page_is_in_the_catalogue():
 def test_caption_tells_data_and_unit(full_report, bare_report):
     data = full_report.data
     assert full_report.caption == (
-        f"<b>some & data</b>|: 12 held-out episodes, {data['chunks']} chunks of 4 steps x 3 dims; actions and errors "
+        f"<b>some & data</b>|: 12 episodes, {data['chunks']} chunks of 4 steps x 3 dims; actions and errors "
         "in units of half the range of each dim."
     )
     unnamed = dataclasses.replace(bare_report, data={**bare_report.data, "source": ""})
-    assert unnamed.caption.startswith("arrays: 3 held-out episodes")
+    assert unnamed.caption.startswith("arrays: 3 episodes")
 
 
 def test_reports_of_equal_audits_are_equal(bare_report):
@@ -197,5 +197,5 @@ def test_reports_of_equal_audits_are_equal(bare_report):
 
 def test_markdown_and_html_are_those_of_their_modules(bare_report, monkeypatch):
     monkeypatch.setattr("action_tokenizers.diagnostics.plots.plots", lambda report: [])  # they take the time
-    assert bare_report.to_markdown().startswith("# Audit of a binning tokenizer\n")
+    assert bare_report.to_markdown().startswith("# Audit: binning\n")
     assert bare_report.to_html().startswith("<!doctype html>")
