@@ -232,8 +232,8 @@ def _by_position(report: AuditReport) -> Plot | None:
         return None
 
     def paint(axes: Any) -> None:
-        axes.plot(range(len(values)), values, color=ACCENT)
-        axes.set_ylim(0, 1.1 * max(max(values), 1e-12))
+        axes.plot(range(len(values)), [float("nan") if v is None else v for v in values], color=ACCENT)
+        axes.set_ylim(0, 1.1 * max([v for v in values if v is not None], default=0.0) or 1.0)
         axes.set_xlabel("step of the chunk")
         axes.set_ylabel("mean error norm, half ranges")
 

@@ -247,7 +247,7 @@ def policy_jump(probe: Probe) -> Measure:
     """Return how often the decoded actions at two nearby states must differ by more than a threshold (RTVC).
 
     `parts["neighbours"]` has it for the nearest recorded states of other episodes, per threshold, beside the share of
-    those whose `recorded` actions are as far apart: what the expert does as well.
+    `recorded` actions that are as far apart, and the `excess` of the first over the second with its interval.
     """
     if not probe.scale.any():
         return _not_shown("policy_jump", probe, STILL)
@@ -256,8 +256,8 @@ def policy_jump(probe: Probe) -> Measure:
     parts |= {"multiple": list(MULTIPLES), "threshold": probe.thresholds, "headline": MULTIPLES[HEADLINE]}
     parts["decodable"] = [found.decodable for found in probe.compared]
     if probe.compared_neighbours is not None and probe.recorded_far is not None:
-        recorded = [float(probe.per_episode(each).mean()) for each in probe.recorded_far]
-        parts["neighbours"] = _jump_point(probe, probe.compared_neighbours) | {"recorded": recorded}
+        near = probe.compared_neighbours
+        parts["neighbours"] = _jump_point(probe, near) | _excess(probe, near, probe.recorded_far)
     note = "Undecodable ids count as a jump." if min(parts["decodable"]) < 1 else ""
     kind = Kind.CONSISTENT if probe.policy.enumerable else Kind.UPPER
     return _measure("policy_jump", probe, *headline, parts, note, kind=kind)
@@ -275,13 +275,24 @@ def _jump_point(probe: Probe, found: Compared) -> dict[str, Any]:
     return {"sigma": found.pairs.sigma, "distance": float(found.pairs.distance.mean()), **best}
 
 
-def _least(bounds: list[Floats], seed: int) -> tuple[float, float] | None:
-    """Return an interval of the least of the means of several per-episode bounds, whichever it is."""
+def _excess(probe: Probe, found: Compared, far: Floats) -> dict[str, Any]:
+    """Return how often recorded actions are far apart, `far (k, b)`, and how much more often the policy's must be."""
+    recorded = [probe.per_episode(each) for each in far]
+    beyond = [[probe.per_episode(costs[k]) - recorded[k] for costs in found.jump.values()] for k in range(len(far))]
+    return {
+        "recorded": [float(each.mean()) for each in recorded],
+        "excess": [min(float(each.mean()) for each in bounds) for bounds in beyond],
+        "excess_interval": [_least(bounds, probe.seed, -1.0) for bounds in beyond],
+    }
+
+
+def _least(bounds: list[Floats], seed: int, low: float = 0.0) -> tuple[float, float] | None:
+    """Return an interval of the least of the means of several per-episode bounds in `low..1`, whichever it is."""
     level = 1 - (1 - LEVEL) / len(bounds)  # each has its share of the error
-    ends = [share_interval(each, seed=seed, level=level)[0] for each in bounds]
+    ends = [share_interval(each, low, seed=seed, level=level)[0] for each in bounds]
     if all(each is None for each in ends):
         return None
-    known = [(0.0, 1.0) if each is None else each for each in ends]
+    known = [(low, 1.0) if each is None else each for each in ends]
     return min(each[0] for each in known), min(each[1] for each in known)
 
 

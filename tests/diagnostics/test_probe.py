@@ -85,6 +85,9 @@ def test_a_policy_is_as_rough_as_an_expert_that_switches():
     policy = Deterministic(tokenizer, lambda x: np.array([[[chosen.get(v, 0.0)]] for v in x[:, 0].tolist()]))
     near = policy_jump(Probe.of(subject, states.reshape(-1, 1), policy, pairs=240)).parts["neighbours"]
     assert 0.4 < near["recorded"][1] == pytest.approx(near["share"][1])
+    assert near["excess"] == [0, 0, 0]
+    # twelve episodes that all show none
+    assert near["excess_interval"] == [pytest.approx((-0.2646, 0.2646), abs=1e-4)] * 3
 
 
 def test_padded_steps_are_no_far_neighbours():
