@@ -111,7 +111,7 @@ def audit(
     if policy is not None and seen is None:
         raise ActionValueError("expected states beside a policy, which is asked what it does in them; got none")
     steps = _horizon(tokenizer, episodes, horizon)
-    scale = error.unit_of(_real_steps(episodes)) if unit is None else _unit(unit, episodes.action_dim)
+    scale = error.half_range(episodes) if unit is None else _unit(unit, episodes.action_dim)
     subject = Subject.of(tokenizer, episodes, steps, scale)
     planned = [s for s in _stages(subject, seen, policy, replay, seed, progress) if s.name in wanted]
     taken, late = _run(planned, budget, progress)
@@ -380,12 +380,6 @@ def _examples(subject: Subject, taken: Mapping[str, Measure]) -> tuple[dict[str,
         }
         for j in worst.tolist()
     )
-
-
-def _real_steps(episodes: Episodes) -> list[npt.NDArray[np.float32]]:
-    masks = episodes.action_is_pad or [np.zeros(len(a), np.bool_) for a in episodes.actions]
-    # of nothing but padding, which has no chunk, `Subject` says so
-    return [a[~m] for a, m in zip(episodes.actions, masks, strict=True) if not m.all()] or list(episodes.actions)
 
 
 def _short(values: list[Any]) -> str:

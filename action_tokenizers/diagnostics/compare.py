@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from action_tokenizers.base import ActionTokenizer, Progress
@@ -22,7 +21,7 @@ from action_tokenizers.diagnostics.audit import audit
 from action_tokenizers.diagnostics.codebook import next_token_entropy, undecodable_rate
 from action_tokenizers.diagnostics.codebook import shift_overlap_of as shift_overlap
 from action_tokenizers.diagnostics.codebook import usage_of as usage
-from action_tokenizers.diagnostics.error import error_split, unit_of
+from action_tokenizers.diagnostics.error import error_split, half_range
 from action_tokenizers.diagnostics.fitting import common_horizon, fit_all
 from action_tokenizers.diagnostics.report import AuditReport
 from action_tokenizers.diagnostics.scene import Scene
@@ -196,7 +195,7 @@ def compare(
         progress=progress,
     )
     fitted, held_out = found.tokenizers, found.held_out
-    scene = Scene.of(held_out, horizon, unit_of(_real_steps(episodes)), stride, max_chunks, seed)
+    scene = Scene.of(held_out, horizon, half_range(episodes), stride, max_chunks, seed)
     seen = None
     if found.train is not None:
         seen = Scene.of(found.train, horizon, scene.unit, stride, max_chunks, seed)
@@ -295,11 +294,6 @@ def _along(tokenizer: ActionTokenizer, scene: Scene) -> dict[str, Any]:
         "gripper_flips": gripper_flips(actions, errors, two_valued(actions)),
         "border_jump": border_jump(errors, scene.horizon),
     }
-
-
-def _real_steps(episodes: Episodes) -> list[npt.NDArray[np.float32]]:
-    masks = episodes.action_is_pad or [np.zeros(len(a), np.bool_) for a in episodes.actions]
-    return [a[~m] for a, m in zip(episodes.actions, masks, strict=True) if not m.all()]
 
 
 def _speed(call: Callable[[], Any], chunks: int) -> float:

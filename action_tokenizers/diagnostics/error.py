@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from action_tokenizers.codecs.dct import dct_matrix
+from action_tokenizers.data import Episodes
 from action_tokenizers.diagnostics.domains import (
     Cells,
     Frame,
@@ -49,6 +50,7 @@ __all__ = [
     "error_split",
     "error_sup",
     "far",
+    "half_range",
     "mean_over_episodes",
     "share_of_episodes",
     "unit_of",
@@ -135,6 +137,13 @@ def unit_of(actions: Sequence[npt.NDArray[Any]]) -> _Floats:
     high = np.max([a.max(axis=0) for a in actions], axis=0).astype(np.float64)
     half = (high - low) / 2
     return np.where(half > 0, half, 1.0)
+
+
+def half_range(episodes: Episodes) -> _Floats:
+    """Return `unit_of` the steps that were recorded, `(d,)`; of all, where every one is padding."""
+    masks = episodes.action_is_pad or [np.zeros(len(a), np.bool_) for a in episodes.actions]
+    real = [a[~m] for a, m in zip(episodes.actions, masks, strict=True) if not m.all()]
+    return unit_of(real or list(episodes.actions))
 
 
 def error_split(total: _Floats, clipping: _Floats) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from action_tokenizers.diagnostics.error import (
     error_split,
     error_sup,
     far,
+    half_range,
     mean_over_episodes,
     share_of_episodes,
     unit_of,
@@ -433,3 +434,11 @@ def test_every_row_has_its_function_and_its_test():
         assert row.function == f"error.{row.name}"
         assert row.name in globals()
         assert row.test.removeprefix("test_error.py::") in globals()
+
+
+def test_half_range_is_of_recorded_steps_only():
+    actions = [np.array([[0.0, 1.0], [4.0, 1.0], [100.0, 100.0]])]
+    pad = [np.array([False, False, True])]
+    assert half_range(Episodes(actions, action_is_pad=pad)).tolist() == [2.0, 1.0]
+    assert half_range(Episodes(actions)).tolist() == [50.0, 49.5]
+    assert half_range(Episodes(actions, action_is_pad=[np.ones(3, bool)])).tolist() == [50.0, 49.5]
