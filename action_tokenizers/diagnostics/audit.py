@@ -266,7 +266,7 @@ def _unlearnt(taken: Mapping[str, Measure]) -> list[str]:
         return []
     return [
         f"the small probe learnt too little here to beat repeating the last action ({found.value:.3g} against "
-        f"{found.parts['repeat_last']:.3g}): more episodes, or states, would say more of how learnable the ids are"
+        f"{found.parts['repeat_last']:.3g}): with more episodes it would say more of how learnable the ids are"
     ]
 
 

@@ -27,7 +27,7 @@ FRONT_PAGE = (
     ),
     (
         "Size of error",
-        "fools where errors cancel or are rare and large",
+        "misleads where errors cancel, or are rare and large",
         ("error_mean", "error_quantiles", "error_max", "error_sup", "clipping"),
     ),
 )
