@@ -65,7 +65,7 @@ def main() -> None:
     if options.data is None and not options.smoke:
         parser.error("expected --data or --smoke")
     if options.smoke:
-        episodes, sizes = smooth_episodes(8, length=(40, 60), action_dim=3, seed=0), (4, 8)
+        episodes, sizes = smooth_episodes(6, length=(40, 60), action_dim=3, seed=0), (6,)
     else:
         episodes, sizes = Episodes.load(options.data), SIZES
     found = measure(episodes, sizes, options.horizon or round(episodes.fps or 10))
