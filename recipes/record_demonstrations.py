@@ -24,17 +24,23 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import metaworld
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from metaworld.policies import ENV_POLICY_MAP
+
+from action_tokenizers.integrations.simulators import (
+    ACTION_NAMES,
+    FPS,
+    STATE_NAMES,
+    Demonstration,
+    MetaWorldTask,
+    state_of,
+)
 
 DEMO_FOLDER = Path(__file__).resolve().parents[1] / "action_tokenizers" / "data" / "demo"
 
@@ -45,21 +51,6 @@ TASKS = {
 }
 STARTS_PER_TASK = 25
 NOISE_SEEDS = range(10)
-NOISE_STD = 0.05
-MAX_STEPS = 400
-STEPS_AFTER_SUCCESS = 15
-FPS = 80
-
-ACTION_NAMES = ["delta_x", "delta_y", "delta_z", "gripper"]
-STATE_NAMES = [
-    *("hand_x", "hand_y", "hand_z", "gripper_opening"),
-    *("object_x", "object_y", "object_z"),
-    *("object_quat_0", "object_quat_1", "object_quat_2", "object_quat_3"),
-    *("goal_x", "goal_y", "goal_z"),
-]
-# Where the state sits in Meta-World's 39 observations; what is left out is the empty second object and the
-# previous frame.
-STATE_ENTRIES = [*range(11), *range(36, 39)]
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
@@ -67,83 +58,32 @@ EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
 
 @dataclass(frozen=True)
 class Episode:
-    """One successful demonstration; ``states[t]`` is what the expert saw before ``actions[t]``."""
+    """A demonstration of one of the tasks."""
 
     task: str
-    start: int
-    noise_seed: int
-    states: np.ndarray  # (n, 14) float32
-    actions: np.ndarray  # (n, 4) float32
-    successes: np.ndarray  # (n,) bool, after the action
+    recorded: Demonstration
 
     def __len__(self) -> int:
-        return len(self.actions)
-
-
-class Simulator:
-    """One Meta-World task with the 50 start states of ``MT1(task, seed=0)``."""
-
-    def __init__(self, task: str) -> None:
-        benchmark = metaworld.MT1(task, seed=0)
-        self.task = task
-        self.starts = benchmark.train_tasks
-        self.env = benchmark.train_classes[task]()
-
-    def reset(self, start: int) -> np.ndarray:
-        # Meta-World ignores reset(seed=...): set_task is what chooses the start state.
-        self.env.set_task(self.starts[start])
-        return self.env.reset()[0]
-
-    def step(self, action: np.ndarray) -> tuple[np.ndarray, bool]:
-        observation, _, _, _, info = self.env.step(action)
-        return observation, bool(info["success"])
-
-
-def state_of(observation: np.ndarray) -> np.ndarray:
-    return observation[STATE_ENTRIES].astype(np.float32)
+        return len(self.recorded)
 
 
 # --- recording ---------------------------------------------------------------------------------------------
 
 
-def record_episode(simulator: Simulator, start: int, noise_seed: int) -> Episode | None:
-    """Let the expert act once; None if it does not succeed within ``MAX_STEPS``."""
-    expert = ENV_POLICY_MAP[simulator.task]()
-    rng = np.random.default_rng([start, noise_seed])
-    states, actions, successes = [], [], []
-    steps_left = MAX_STEPS
-    observation = simulator.reset(start)
-    while steps_left > 0:
-        noise = rng.normal(0, NOISE_STD, 4)
-        noise[3] = 0  # the gripper is not disturbed
-        wanted = np.clip(expert.get_action(observation), -1, 1)
-        action = np.clip(wanted + noise, -1, 1).astype(np.float32)
-        states.append(state_of(observation))
-        actions.append(action)
-        observation, success = simulator.step(action)
-        steps_left -= 1
-        if success and not any(successes):
-            steps_left = min(steps_left, STEPS_AFTER_SUCCESS)
-        successes.append(success)
-    if not any(successes):
-        return None
-    return Episode(simulator.task, start, noise_seed, np.stack(states), np.stack(actions), np.array(successes))
-
-
 def record_task(task: str, count: int) -> list[Episode]:
     """``count`` successful episodes from ``count`` distinct starts, the lowest that succeed."""
-    simulator = Simulator(task)
+    simulator = MetaWorldTask(task)
     episodes: list[Episode] = []
     skipped: list[int] = []
     attempts = 0
-    for start in range(len(simulator.starts)):
+    for start in range(simulator.starts):
         if len(episodes) == count:
             break
         for noise_seed in NOISE_SEEDS:
             attempts += 1
-            episode = record_episode(simulator, start, noise_seed)
-            if episode is not None:
-                episodes.append(episode)
+            recorded = simulator.demonstrate(start, noise_seed)
+            if recorded is not None:
+                episodes.append(Episode(task, recorded))
                 break
         else:
             skipped.append(start)
@@ -163,9 +103,9 @@ def columns_of(episodes: list[Episode]) -> dict[str, np.ndarray]:
     task_names = list(TASKS)
     frame_index = np.concatenate([np.arange(length) for length in lengths])
     return {
-        "action": np.concatenate([episode.actions for episode in episodes]),
-        "observation.state": np.concatenate([episode.states for episode in episodes]),
-        "next.success": np.concatenate([episode.successes for episode in episodes]),
+        "action": np.concatenate([episode.recorded.actions for episode in episodes]),
+        "observation.state": np.concatenate([episode.recorded.states for episode in episodes]),
+        "next.success": np.concatenate([episode.recorded.successes for episode in episodes]),
         "timestamp": (frame_index / FPS).astype(np.float32),
         "frame_index": frame_index,
         "episode_index": np.repeat(np.arange(len(episodes)), lengths),
@@ -208,8 +148,8 @@ def episode_table(episodes: list[Episode], columns: dict[str, np.ndarray]) -> pa
             "dataset_from_index": begin,
             "dataset_to_index": end,
             "metaworld/task": episode.task,
-            "metaworld/start": episode.start,
-            "metaworld/noise_seed": episode.noise_seed,
+            "metaworld/start": episode.recorded.start,
+            "metaworld/noise_seed": episode.recorded.noise_seed,
         }
         for name, values in columns.items():
             for statistic, value in statistics(values[begin:end]).items():
@@ -236,7 +176,7 @@ def task_table() -> pa.Table:
 
 
 def info_of(episodes: list[Episode], columns: dict[str, np.ndarray]) -> dict[str, Any]:
-    names = {"action": ACTION_NAMES, "observation.state": STATE_NAMES}
+    names = {"action": list(ACTION_NAMES), "observation.state": list(STATE_NAMES)}
     features = {
         name: {
             "dtype": str(values.dtype),
@@ -294,21 +234,16 @@ def read_dataset(folder: Path) -> Iterator[Episode]:
     successes = frames["next.success"].to_numpy()
     for row in pq.read_table(folder / EPISODES_PATH).to_pylist():
         rows = slice(row["dataset_from_index"], row["dataset_to_index"])
-        yield Episode(
-            row["metaworld/task"],
-            row["metaworld/start"],
-            row["metaworld/noise_seed"],
-            states[rows],
-            actions[rows],
-            successes[rows],
-        )
+        start, noise_seed = row["metaworld/start"], row["metaworld/noise_seed"]
+        recorded = Demonstration(start, noise_seed, states[rows], actions[rows], successes[rows])
+        yield Episode(row["metaworld/task"], recorded)
 
 
-def replay(simulator: Simulator, episode: Episode) -> tuple[np.ndarray, np.ndarray]:
+def replay(simulator: MetaWorldTask, recorded: Demonstration) -> tuple[np.ndarray, np.ndarray]:
     """The states and successes that the recorded actions give, executed open loop from the recorded start."""
     states, successes = [], []
-    observation = simulator.reset(episode.start)
-    for action in episode.actions:
+    observation = simulator.reset(recorded.start)
+    for action in recorded.actions:
         states.append(state_of(observation))
         observation, success = simulator.step(action)
         successes.append(success)
@@ -320,13 +255,13 @@ def verify(folder: Path) -> None:
     episodes = list(read_dataset(folder))
     reproduced = True
     for task in TASKS:
-        simulator = Simulator(task)
+        simulator = MetaWorldTask(task)
         succeeded, errors = [], []
-        for episode in (episode for episode in episodes if episode.task == task):
-            states, successes = replay(simulator, episode)
+        for recorded in (episode.recorded for episode in episodes if episode.task == task):
+            states, successes = replay(simulator, recorded)
             succeeded.append(successes.any())
-            errors.append(np.abs(states - episode.states).max())
-            reproduced &= np.array_equal(successes, episode.successes)
+            errors.append(np.abs(states - recorded.states).max())
+            reproduced &= np.array_equal(successes, recorded.successes)
         counts = f"{sum(succeeded)} of {len(succeeded)} replays succeed"
         print(f"{task}: {counts}, largest state error {max(errors):g}")
         reproduced &= all(succeeded) and not any(errors)
@@ -346,8 +281,6 @@ def main() -> None:
     mode.add_argument("--verify", action="store_true", help="replay the folder instead of recording it")
     mode.add_argument("--smoke", action="store_true", help="one start per task, into a temporary folder")
     args = parser.parse_args()
-    # The experts saturate on purpose; Meta-World would warn of it.
-    warnings.filterwarnings("ignore", message="Constant.s. may be too high", category=UserWarning)
 
     folder = args.out or (Path(tempfile.mkdtemp(prefix="demonstrations-")) if args.smoke else DEMO_FOLDER)
     if not args.verify:
