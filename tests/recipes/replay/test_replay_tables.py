@@ -155,11 +155,12 @@ class TestTables:
         assert list(recipe.detection(results, "drift")) == ["pull"]
 
 
-class TestPublished:
-    @pytest.fixture(scope="class")
-    def results(self):
-        return json.loads(recipe.RESULTS.read_text(encoding="utf-8"))
+@pytest.fixture
+def results():
+    return json.loads(recipe.RESULTS.read_text(encoding="utf-8"))
 
+
+class TestPublished:
     def test_the_tables_are_those_of_the_results(self, results):
         told = recipe.README.read_text(encoding="utf-8").split(recipe.BEGIN)[1].split(recipe.END)[0]
         assert told.strip() == recipe.readme(results).strip()
