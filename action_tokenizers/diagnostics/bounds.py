@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from action_tokenizers.diagnostics.dynamics import small_gain
+from action_tokenizers.diagnostics.error import far
 from action_tokenizers.diagnostics.measure import Estimator, Kind, Measure
 from action_tokenizers.errors import ActionValueError
 
@@ -40,9 +41,6 @@ Floats = npt.NDArray[np.float64]
 
 LEARNING, DEPARTING, EXECUTING = "learning", "departing", "executing"
 CONFIDENCE = 0.05
-# A jump is in proportion to the error where it stays within five times the larger of 5 % of the range and twice the
-# mean error: the threshold at which the smoothness alarm counts a jump.
-JUMP_FACTOR, SMALLEST_SCALE = 5.0, 0.1
 NEARLY = 0.04  # 2 % of the range: an expert that spreads less in one state is nearly a function of it
 LONGEST = 4  # curves run to this many times the horizon
 POINTS = 33
@@ -214,7 +212,7 @@ class Given:
     @property
     def near(self) -> float:
         """How far a jump may go before it counts as far: the threshold of the smoothness alarm."""
-        return JUMP_FACTOR * max(SMALLEST_SCALE, 2 * (self.mean_error or 0.0))
+        return far(self.mean_error or 0.0)
 
     @property
     def is_smooth(self) -> bool | None:
