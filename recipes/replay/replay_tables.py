@@ -25,7 +25,7 @@ from action_tokenizers.diagnostics.measure import bootstrap_t
 
 HERE = Path(__file__).resolve().parent
 RESULTS, README, OUTCOMES = HERE / "results.json", HERE / "README.md", HERE / "outcomes.md"
-BEGIN, END = "<!-- results -->", "<!-- /results -->"
+CONFIRMATION = HERE / "confirmation.json"
 
 DEVIATION, LOSS = "replay_deviation", "replay_score"
 DRIFT, WINDOWED, MSE, MEAN_ERROR = "drift_leaky", "drift", "error_mean: mse", "error_mean"
@@ -220,6 +220,19 @@ def readme(results: Results) -> str:
     return "\n\n".join(parts)
 
 
+def confirmation(results: Results) -> str:
+    """Return the tables of the repetition from other starts."""
+    exact = [numbers["exact"] for numbers in results["tasks"].values()]
+    return "\n\n".join(
+        [
+            f"{len(results['tasks'])} tasks, {len(results['tokenizers'])} tokenizers; recorded actions miss the recorded "
+            f"states by {max(e['median_state_error'] for e in exact):.0e} (median, largest of all tasks).",
+            _task_table(results),
+            _differences(results),
+        ]
+    )
+
+
 def outcomes(results: Results) -> str:
     """Return what came of every tokenizer on every task."""
     return "\n\n".join(
@@ -374,9 +387,21 @@ def publish(results: Results) -> None:
     """Write results.json, outcomes.md and the tables of the README."""
     RESULTS.write_text(json.dumps(results, separators=(",", ":")) + "\n", encoding="utf-8")
     OUTCOMES.write_text(outcomes(results) + "\n", encoding="utf-8")
+    _write_section("results", readme(results))
+
+
+def publish_confirmation(results: Results) -> None:
+    """Write confirmation.json and its tables in the README."""
+    CONFIRMATION.write_text(json.dumps(results, separators=(",", ":")) + "\n", encoding="utf-8")
+    _write_section("confirmation", confirmation(results))
+
+
+def _write_section(name: str, content: str) -> None:
+    """Replace what stands between the two markers of a section of the README."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
     text = README.read_text(encoding="utf-8")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    README.write_text(f"{before}{BEGIN}\n\n{readme(results)}\n\n{END}{after}", encoding="utf-8")
+    before, after = text.split(begin)[0], text.split(end)[1]
+    README.write_text(f"{before}{begin}\n\n{content}\n\n{end}{after}", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -386,6 +411,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     results = collect(read_rows(options.rows)) if options.rows else json.loads(RESULTS.read_text(encoding="utf-8"))
     publish(results)
+    publish_confirmation(json.loads(CONFIRMATION.read_text(encoding="utf-8")))
     print(summary(results))
     return 0 if holds(results) else 1
 

@@ -3,6 +3,7 @@
     pip install "action-tokenizers[data,sim]"
     python recipes/replay/run_replays.py --data PUSHT --publish  # the folder of the PushT demonstrations, 5-D states
     python recipes/replay/run_replays.py --tasks push-v3   # some tasks only; what is in --out already is not run again
+    python recipes/replay/run_replays.py --data PUSHT --confirm --publish  # again, from starts never looked at before
     python recipes/replay/run_replays.py --smoke           # a made-up linear robot: needs no simulator, a minute
 
 Every tokenizer is fitted on one set of demonstrations and audited on another, from other starts. The audit replays the
@@ -12,6 +13,9 @@ of JSON per task and tokenizer goes to `--out`; then `replay_tables.py` ranks th
 Meta-World: the scripted expert with N(0, .05²) on its executed xyz actions; fits on starts 0-24 with noise seeds 0-3,
 audits on starts 25-49 with the first seed that succeeds; actions as they are. PushT: 206 human demonstrations, shuffled
 by `default_rng(0).permutation(206)`; the first 40 are audited, the rest fitted on; actions by minimum and maximum.
+
+`--confirm` asks whether the published criterion was luck: the same tokenizers, fitted on starts 25-49 and audited on
+starts 0-24 with noise seeds 10-13, four more tasks, and the next 40 demonstrations of PushT.
 """
 
 from __future__ import annotations
@@ -49,15 +53,35 @@ META_WORLD = (
     *("peg-insert-side-v3", "assembly-v3", "pick-place-v3", "door-open-v3"),
     *("push-v3", "drawer-open-v3", "hammer-v3", "stick-push-v3"),
 )
+NEW_META_WORLD = ("basketball-v3", "bin-picking-v3", "coffee-pull-v3", "shelf-place-v3")
 PUSHT = "pusht"
-FIT_STARTS, HELD_OUT_STARTS, NOISE_SEEDS = range(25), range(25, 50), range(4)
-PUSHT_HELD_OUT = 40
 # range and unit of Meta-World's actions: errors count as the controller receives them
 AS_RECEIVED = ("unit", np.ones(4))
 # what is kept of the parts of a measure: enough to see an outcome again
 REPLAYED = ("replay_deviation", "replay_score")
 
 Places = Callable[[NDArray[np.float32]], Mapping[str, NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which demonstrations are fitted on, and which audited.
+
+    Attributes:
+        tasks: of Meta-World.
+        fit_starts, held_out_starts, noise_seeds: of Meta-World's expert.
+        pusht_held_out: places in the shuffled demonstrations; the rest are fitted on.
+    """
+
+    tasks: tuple[str, ...]
+    fit_starts: range
+    held_out_starts: range
+    noise_seeds: range
+    pusht_held_out: slice
+
+
+PUBLISHED = Split(META_WORLD, range(25), range(25, 50), range(4), slice(0, 40))
+CONFIRMING = Split((*META_WORLD, *NEW_META_WORLD), range(25, 50), range(25), range(10, 14), slice(40, 80))
 
 
 @dataclass
@@ -124,11 +148,11 @@ class Remembered:
         return self.exact[name]
 
 
-def meta_world(task: str) -> Task:
+def meta_world(task: str, split: Split) -> Task:
     from action_tokenizers.integrations.simulators import MetaWorldReplay, record
 
-    fit = record(task, FIT_STARTS, NOISE_SEEDS)
-    held_out = record(task, HELD_OUT_STARTS, NOISE_SEEDS, one_per_start=True)
+    fit = record(task, split.fit_starts, split.noise_seeds)
+    held_out = record(task, split.held_out_starts, split.noise_seeds, one_per_start=True)
     return Task(
         task,
         fit.episodes,
@@ -139,13 +163,13 @@ def meta_world(task: str) -> Task:
     )
 
 
-def pusht(folder: Path) -> Task:
+def pusht(folder: Path, split: Split) -> Task:
     from action_tokenizers.integrations.simulators import PushTReplay
 
     episodes = Episodes.load(folder)
     order = np.random.default_rng(0).permutation(len(episodes))
-    held_out = episodes[order[:PUSHT_HELD_OUT]]
-    fit = episodes[order[PUSHT_HELD_OUT:]]
+    held_out = episodes[order[split.pusht_held_out]]
+    fit = episodes[np.delete(order, split.pusht_held_out)]
     return Task(
         PUSHT,
         fit,
@@ -173,9 +197,10 @@ def tasks(options: argparse.Namespace) -> dict[str, Callable[[], Task]]:
     """Return how to prepare each task that is asked for."""
     if options.smoke:
         return {"linear robot": partial(linear, 0)}
-    known: dict[str, Callable[[], Task]] = {task: partial(meta_world, task) for task in META_WORLD}
+    split = CONFIRMING if options.confirm else PUBLISHED
+    known: dict[str, Callable[[], Task]] = {task: partial(meta_world, task, split) for task in split.tasks}
     if options.data is not None:
-        known[PUSHT] = partial(pusht, options.data)
+        known[PUSHT] = partial(pusht, options.data, split)
     asked = options.tasks or list(known)
     if unknown := sorted(set(asked) - set(known)):
         raise SystemExit(f"expected tasks among {list(known)} (pusht: with --data), got {unknown}")
@@ -268,10 +293,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--data", type=Path, help="the folder of the PushT demonstrations; without it they are left out"
     )
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these, such as push-v3 or pusht")
-    parser.add_argument("--out", type=Path, help="folder of JSON lines (default: replays; a temporary one for --smoke)")
+    parser.add_argument("--out", type=Path, help="folder of JSON lines (default: replays or confirmation; a temporary one for --smoke)")
     parser.add_argument("--jobs", type=int, default=1, help="tasks at once, a core each")
     parser.add_argument("--smoke", action="store_true", help="nine tokenizers on a made-up linear robot")
-    parser.add_argument("--publish", action="store_true", help="rewrite README.md, outcomes.md and results.json")
+    parser.add_argument("--confirm", action="store_true", help="other starts, other noise, four more tasks")
+    parser.add_argument(
+        "--publish", action="store_true", help="rewrite README.md, outcomes.md and results.json (or confirmation.json)"
+    )
     return parser.parse_args(arguments)
 
 
@@ -279,12 +307,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing, print the tables; return the exit code."""
     options = parse(arguments)
     fallback = Path(tempfile.mkdtemp(prefix="replays-")) if options.smoke else Path()
-    out = options.out or fallback / "replays"
+    out = options.out or fallback / ("confirmation" if options.confirm else "replays")
     run(options, out)
     results = replay_tables.collect(replay_tables.read_rows(out))
     print(replay_tables.summary(results))
     if options.publish:
-        replay_tables.publish(results)
+        (replay_tables.publish_confirmation if options.confirm else replay_tables.publish)(results)
     return 0 if replay_tables.holds(results) else 1
 
 

@@ -160,10 +160,16 @@ def results():
     return json.loads(recipe.RESULTS.read_text(encoding="utf-8"))
 
 
+def section(name):
+    text = recipe.README.read_text(encoding="utf-8")
+    return text.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0].strip()
+
+
 class TestPublished:
     def test_the_tables_are_those_of_the_results(self, results):
-        told = recipe.README.read_text(encoding="utf-8").split(recipe.BEGIN)[1].split(recipe.END)[0]
-        assert told.strip() == recipe.readme(results).strip()
+        assert section("results") == recipe.readme(results).strip()
+        again = json.loads(recipe.CONFIRMATION.read_text(encoding="utf-8"))
+        assert section("confirmation") == recipe.confirmation(again).strip()
         assert recipe.OUTCOMES.read_text(encoding="utf-8").strip() == recipe.outcomes(results).strip()
 
     def test_the_criterion_holds(self, results):
@@ -181,7 +187,7 @@ class TestPublished:
                 assert (exact["score"], exact["largest_state_error"]) == (1, 0)
 
     def test_publishing_again_changes_nothing(self, tmp_path, monkeypatch):
-        for name in ("RESULTS", "README", "OUTCOMES"):
+        for name in ("RESULTS", "README", "OUTCOMES", "CONFIRMATION"):
             path = getattr(recipe, name)
             shutil.copy(path, tmp_path)
             monkeypatch.setattr(recipe, name, tmp_path / path.name)

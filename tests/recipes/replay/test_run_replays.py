@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -60,6 +61,9 @@ def test_publishing_is_asked_for(quick, tmp_path, monkeypatch):
     assert published == []
     recipe.main(["--smoke", "--out", str(tmp_path), "--publish"])
     assert [results["tokenizers"] for results in published] == [["bins6"]]
+    monkeypatch.setattr(replay_tables, "publish_confirmation", published.append)
+    recipe.main(["--smoke", "--out", str(tmp_path), "--publish", "--confirm"])
+    assert len(published) == 2
 
 
 def test_recorded_actions_are_executed_once():
@@ -86,8 +90,17 @@ def test_tasks_are_the_asked_ones(tmp_path):
     assert len(recipe.META_WORLD) == 8
     assert asked("--data", str(tmp_path)) == [*recipe.META_WORLD, "pusht"]
     assert asked("--data", str(tmp_path), "--tasks", "pusht", "push-v3") == ["pusht", "push-v3"]
+    assert asked("--confirm") == [*recipe.META_WORLD, *recipe.NEW_META_WORLD]
     with pytest.raises(SystemExit, match=r"pusht: with --data.*got \['fold', 'pusht'\]"):
         asked("--tasks", "pusht", "fold")
+
+
+def test_the_repetition_audits_other_demonstrations():
+    first, again = recipe.PUBLISHED, recipe.CONFIRMING
+    assert not set(first.held_out_starts) & set(again.held_out_starts)
+    assert not set(first.noise_seeds) & set(again.noise_seeds)
+    for split in (first, again):
+        assert not set(split.fit_starts) & set(split.held_out_starts)
 
 
 def test_rows_hold_single_numbers_only():
@@ -101,11 +114,10 @@ def test_rows_hold_single_numbers_only():
 
 
 class TestRealSimulators:
-    def test_meta_world(self, monkeypatch):
+    def test_meta_world(self):
         pytest.importorskip("metaworld", reason="needs the extra sim, which CI does not install")
-        for name, few in (("FIT_STARTS", range(1)), ("HELD_OUT_STARTS", range(25, 27)), ("NOISE_SEEDS", range(1))):
-            monkeypatch.setattr(recipe, name, few)
-        task = recipe.meta_world("push-v3")
+        few = replace(recipe.PUBLISHED, fit_starts=range(1), held_out_starts=range(25, 27), noise_seeds=range(1))
+        task = recipe.meta_world("push-v3", few)
         exact = task.exact()
         assert (exact["score"], exact["largest_state_error"], exact["episodes"]) == (1, 0, 2)
         assert task.fit.source != task.held_out.source
@@ -116,7 +128,10 @@ class TestRealSimulators:
         folder = Path(__file__).resolve().parents[4] / "shared" / "data" / "pusht"
         if not folder.is_dir():
             pytest.skip("needs the recorded PushT demonstrations, which are not part of the repository")
-        task = recipe.pusht(folder)
+        task = recipe.pusht(folder, recipe.PUBLISHED)
+        again = recipe.pusht(folder, recipe.CONFIRMING)
+        assert not set(task.held_out.names) & set(again.held_out.names)
+        assert (len(again.fit), len(again.held_out)) == (166, 40)
         assert (len(task.fit), len(task.held_out)) == (166, 40)
         assert not set(task.fit.names) & set(task.held_out.names)
         exact = task.exact()
