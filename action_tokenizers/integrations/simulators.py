@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from action_tokenizers.base import Progress
 from action_tokenizers.data.episodes import Episodes
-from action_tokenizers.diagnostics.stability import Outcome
+from action_tokenizers.diagnostics.execution import Outcome
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
 from action_tokenizers.extras import require
 
@@ -34,8 +34,10 @@ __all__ = [
     "STATE_NAMES",
     "Demonstration",
     "MetaWorldReplay",
+    "MetaWorldSimulator",
     "MetaWorldTask",
     "PushTReplay",
+    "PushTSimulator",
     "Recording",
     "record",
     "recorded_starts",
@@ -285,15 +287,41 @@ class MetaWorldReplay:
         return Outcome({"hand": states[:, HAND], "object": states[:, OBJECT]}, float(solved))
 
 
-class PushTReplay:
-    """Execute actions open loop from the first recorded state of a PushT episode.
+class MetaWorldSimulator:
+    """A Meta-World task to execute a policy in, closed loop: a `cloning.rollout.Simulator`.
+
+    States are `(14,)` as recorded, see `STATE_NAMES`; the score is 1 once the task is solved.
 
     Args:
-        episodes: with states `(t_i, 5)`: agent x and y, block x and y in px, block angle.
+        task: such as `pick-place-v3`.
 
-    Called as `replay(name, actions (t, 2))` it returns the places of the `agent` and of the `block`, each `(t + 1,
-    2)` in widths of the field (512 px), before the first action and after every one, and as score the best share of
-    the goal that the block covered after a step.
+    Raises:
+        MissingExtraError: metaworld is not installed.
+        ActionValueError: no such task, or in `reset` no such start.
+    """
+
+    def __init__(self, task: str) -> None:
+        self._task = MetaWorldTask(task)
+
+    def reset(self, start: int) -> Floats:
+        """Go to one of the 50 start states and return the state `(14,)`."""
+        return state_of(self._task.reset(start))
+
+    def step(self, action: Floats) -> tuple[Floats, float]:
+        """Execute `action (4,)`, clipped to [-1, 1] by the simulator."""
+        _check_width(action[None], len(ACTION_NAMES), "Meta-World")
+        observation, success = self._task.step(action)
+        return state_of(observation), float(success)
+
+
+class PushTSimulator:
+    """PushT from the first recorded states of episodes, to execute a policy in: a `cloning.rollout.Simulator`.
+
+    States are `(5,)`: agent x and y, block x and y in px, block angle; the score is the share of the goal that the
+    block covers.
+
+    Args:
+        episodes: with states `(t_i, 5)`; `reset` takes their names.
 
     Raises:
         MissingExtraError: gym-pusht is not installed.
@@ -320,19 +348,18 @@ class PushTReplay:
         self._draws: dict[int, Observation] = {}
         self._env: Any = pusht.PushTEnv(obs_type="state")
 
-    def __call__(self, name: int, actions: Floats) -> Outcome:
-        """Replay `actions (t, 2)` in the episode `name`."""
+    def reset(self, name: int) -> Observation:
+        """Go to the first recorded state of the episode `name` and return the state `(5,)`."""
         first = _known(self._first, name, "first state")
-        _check_width(actions, 2, "PushT")
         if name not in self._draws:
             self._draws[name] = self._draw_of(first)
-        seen, best = [self._reset(self._draws[name])], 0.0
-        for action in actions:
-            observation, _, _, _, info = self._env.step(action)
-            seen.append(observation)
-            best = max(best, float(info["coverage"]))
-        states = np.stack(seen) / PUSHT_SIDE
-        return Outcome({"agent": states[:, 0:2], "block": states[:, 2:4]}, best)
+        return self._reset(self._draws[name])
+
+    def step(self, action: Floats) -> tuple[Observation, float]:
+        """Execute `action (2,)`, the place in px that the agent is drawn to."""
+        _check_width(action[None], 2, "PushT")
+        observation, _, _, _, info = self._env.step(action)
+        return observation, float(info["coverage"])
 
     def _reset(self, draw: Observation) -> Observation:
         observation: Observation = self._env.reset(options={"reset_to_state": draw})[0]
@@ -358,6 +385,37 @@ class PushTReplay:
         raise ActionValueError(
             f"expected a first state that PushT can begin in, got {first.tolist()}; leave the episode out of the replay"
         )
+
+
+class PushTReplay:
+    """Execute actions open loop from the first recorded state of a PushT episode.
+
+    Args:
+        episodes: with states `(t_i, 5)`, see `PushTSimulator`.
+
+    Called as `replay(name, actions (t, 2))` it returns the places of the `agent` and of the `block`, each `(t + 1,
+    2)` in widths of the field (512 px), before the first action and after every one, and as score the best share of
+    the goal that the block covered after a step.
+
+    Raises:
+        MissingExtraError: gym-pusht is not installed.
+        ActionValueError: no states, or episodes whose beginning was cut off.
+        ActionShapeError: states of another width.
+    """
+
+    def __init__(self, episodes: Episodes) -> None:
+        self._simulator = PushTSimulator(episodes)
+
+    def __call__(self, name: int, actions: Floats) -> Outcome:
+        """Replay `actions (t, 2)` in the episode `name`."""
+        seen, best = [self._simulator.reset(name)], 0.0
+        _check_width(actions, 2, "PushT")
+        for action in actions:
+            observation, coverage = self._simulator.step(action)
+            seen.append(observation)
+            best = max(best, coverage)
+        states = np.stack(seen) / PUSHT_SIDE
+        return Outcome({"agent": states[:, 0:2], "block": states[:, 2:4]}, best)
 
 
 def _known(episodes: Mapping[int, Any], name: int, what: str) -> Any:

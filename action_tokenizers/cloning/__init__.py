@@ -1,0 +1,1 @@
+"""Behaviour cloning on tokens: a small policy, its training, its execution, and the model-based remedy."""
