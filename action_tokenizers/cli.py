@@ -21,7 +21,18 @@ import numpy as np
 
 from action_tokenizers import __version__
 from action_tokenizers.base import ActionTokenizer, Progress
-from action_tokenizers.data import ChunkSample, Episodes, Relative, chunks, default_horizon
+from action_tokenizers.data import (
+    ChunkSample,
+    Episodes,
+    Relative,
+    Shards,
+    chunks,
+    default_horizon,
+    open_shards,
+    sample_shards,
+)
+from action_tokenizers.data.episodes import locate
+from action_tokenizers.data.streaming import is_large
 from action_tokenizers.diagnostics.along import two_valued
 from action_tokenizers.diagnostics.audit import audit
 from action_tokenizers.diagnostics.compare import COLUMNS, Comparison, compare
@@ -92,7 +103,7 @@ def _demo(options: argparse.Namespace) -> None:
         comparison = compare(tokenizers, episodes, stride=DEMO_STRIDE, progress=progress)
     for name, tokenizer in comparison.tokenizers.items():
         tokenizer.save_pretrained(out / "tokenizers" / name)
-    _write_report(comparison, out)
+    _write_report(comparison, out, page=False)  # it shall run without any extra
     _show(comparison, options.json)
     if not options.json:
         print(f"\nreport: {out / 'comparison.md'}\ntokenizers: {out / 'tokenizers'}/{{{','.join(tokenizers)}}}")
@@ -106,14 +117,20 @@ def _fit(options: argparse.Namespace) -> None:
     tokenizer = _unfitted(kind, {"horizon": options.horizon} | params)
     sources = _load_several(options)
     sample = ChunkSample(options.max_chunks, options.seed)
-    horizon = tokenizer.asked_horizon or default_horizon(sources[0])
+    first = sources[0]
+    horizon = tokenizer.asked_horizon or (default_horizon(first) if isinstance(first, Episodes) else first.horizon)
     if horizon is None:
-        raise ActionValueError(f"expected --horizon, because {sources[0].source} does not say its fps")
+        raise ActionValueError(f"expected --horizon, because {first.source} does not say its fps")
     relative = Relative(options.relative_to, options.angles) if options.relative_to else None
-    for episodes in sources:
-        if options.test is not None:
-            episodes, _ = episodes.split(options.test, seed=options.seed, horizon=horizon)
-        sample.add(episodes, horizon, options.stride, relative)
+    with _progress() as progress:
+        for data in sources:
+            if isinstance(data, Episodes):
+                kept = data if options.test is None else data.split(options.test, seed=options.seed, horizon=horizon)[0]
+                sample.add(kept, horizon, options.stride, relative)
+                continue
+            part = data if options.test is None else data.split(options.test, seed=options.seed)[0]
+            settings = {"k": options.max_chunks, "seed": options.seed, "stride": options.stride, "relative": relative}
+            sample.merge(sample_shards(part, horizon=horizon, progress=progress, **settings))
     with _progress() as progress, warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*shorter than the horizon")  # printed below
         tokenizer.fit(sample, progress=progress)
@@ -285,7 +302,7 @@ def _compare(options: argparse.Namespace) -> None:
             audits=options.audit,
             progress=progress,
         )
-    written = _write_report(comparison, Path(options.out)) if options.out else []
+    written = _write_report(comparison, Path(options.out), page=True) if options.out else []
     options.code = _strictly(options, list(comparison.audits.values()))
     _show(comparison, options.json)
     if not options.json:
@@ -382,9 +399,18 @@ def _load(source: str, options: argparse.Namespace) -> Episodes:
     return Episodes.load(source, key=options.key, fps=options.fps, **columns)
 
 
-def _load_several(options: argparse.Namespace) -> list[Episodes]:
+def _load_or_open(source: str, options: argparse.Namespace) -> Episodes | Shards:
+    """Load a data set of a fit, or index it where it is large: it is then read file by file, to the same sample."""
+    if not is_large(locate(source, None, None)[0]):
+        return _load(source, options)
+    state = options.state if options.relative_to else False
+    columns = {"action": options.action, "state": state, "episode": options.episode}
+    return open_shards(source, key=options.key, fps=options.fps, **columns)
+
+
+def _load_several(options: argparse.Namespace) -> list[Episodes | Shards]:
     """Load the data sets of a fit; several get a range key each, as much of their paths as tells them apart."""
-    loaded = [_load(source, options) for source in options.data]
+    loaded = [_load_or_open(source, options) for source in options.data]
     if len(loaded) == 1 or options.key is not None:
         return loaded
     parts = [
@@ -393,7 +419,7 @@ def _load_several(options: argparse.Namespace) -> list[Episodes]:
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(names):
-            return [replace(episodes, key=name, source=name) for episodes, name in zip(loaded, names, strict=True)]
+            return [replace(data, key=name, source=name) for data, name in zip(loaded, names, strict=True)]
     raise ActionValueError(f"expected every data set once, got {options.data}")
 
 
@@ -451,7 +477,7 @@ def _plain(text: str) -> str:
 
 def _show(comparison: Comparison, as_json: bool) -> None:
     if as_json:
-        print(comparison.to_json())
+        print(comparison.to_json_text(), end="")
         return
     from rich.console import Console
     from rich.table import Table
@@ -557,9 +583,9 @@ def _name_files(written: Sequence[Path]) -> None:
         print(f"written: {file}")
 
 
-def _write_report(comparison: Comparison, folder: Path) -> list[Path]:
-    pages = {"json": lambda: comparison.to_json() + "\n", "md": comparison.to_markdown}
-    written = _write_pages(folder, "comparison", pages)
+def _write_report(comparison: Comparison, folder: Path, *, page: bool) -> list[Path]:
+    pages = {"json": comparison.to_json_text, "md": comparison.to_markdown}
+    written = _write_pages(folder, "comparison", pages | {"html": comparison.to_html} if page else pages)
     for name, report in comparison.audits.items():
         written += _write_audit(report, folder, f"audit-{re.sub(r'[^A-Za-z0-9._=-]+', '-', name)}")
     return written
@@ -680,7 +706,7 @@ def _parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "compare", _compare, "measure tokenizers side by side on held-out episodes")
     verb.add_argument("data", metavar="DATA")
     verb.add_argument("tokenizers", nargs="*", metavar="SPEC|DIR|REPO", help=f"default: {' '.join(FAMILIES)}")
-    verb.add_argument("--out", metavar="DIR", help="also write comparison.md and comparison.json there, and the audits")
+    verb.add_argument("--out", metavar="DIR", help="also write comparison.{json,md,html} there, and the audits")
     verb.add_argument("--horizon", type=_positive, help="steps per chunk (one second of data)")
     verb.add_argument("--test", type=float, default=0.2, help="share of episodes held out (%(default)s)")
     verb.add_argument("--allow-single-episode", action="store_true", help="split a single recording in time")

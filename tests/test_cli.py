@@ -11,6 +11,7 @@ from action_tokenizers.cli import DEMO_DATA, main, parse_spec
 from action_tokenizers.data import smooth_episodes
 from action_tokenizers.errors import ActionValueError
 from tests.fakes.hub import FakeHub
+from tests.fakes.shard_files import recorded, write_frames
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,19 @@ def test_relative_actions_come_back_absolute(run, tmp_path):
     code, _, err = run("decode", folder, ids, "--out", out)
     assert code == 2
     assert "reference" in err
+
+
+def test_fit_reads_large_data_file_by_file_to_the_same_bytes(run, tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    for name, seed in (("a", 0), ("b", 1)):
+        write_frames(tmp_path / name, recorded(12, seed=seed), [0, 50, 120])
+    asked = ["fit", "binning", tmp_path / "a", tmp_path / "b", "--horizon", 5, "--relative-to", "state", "--test", 0.3]
+    assert run(*asked, "--out", tmp_path / "whole", "--max-chunks", 50)[0] == 0
+    monkeypatch.setattr("action_tokenizers.data.streaming.LARGE", 1)
+    monkeypatch.setattr(Episodes, "load", None)  # it is not loaded
+    assert run(*asked, "--out", tmp_path / "streamed", "--max-chunks", 50)[0] == 0
+    for file in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "streamed" / file.name).read_bytes() == file.read_bytes()
 
 
 def test_fit_on_two_robots_keeps_a_range_each(run, data, tmp_path):
@@ -468,9 +482,13 @@ def test_compare_with_audits(run, data, tmp_path, monkeypatch):
         "audit-binning-bins=16.html",
         "audit-binning-bins=16.json",
         "audit-binning-bins=16.md",
+        "comparison.html",
         "comparison.json",
         "comparison.md",
     ]
+    page = (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert "Conditions" in page
 
 
 def test_sweep_recommends_within_a_budget_and_saves_it(run, data, tmp_path):

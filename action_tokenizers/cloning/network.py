@@ -61,10 +61,11 @@ class TokenTransformer(nn.Module):
         super().__init__()
         self.state_in = nn.Sequential(nn.Linear(state_dim, width), nn.GELU(), nn.Linear(width, width))
         self.id_in = nn.Embedding(vocab_size, width)
-        self.place = nn.Parameter(torch.randn(max_tokens, width) * START_STD)
+        self.place = nn.Parameter(torch.empty(max_tokens, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, vocab_size))
-        nn.init.normal_(self.id_in.weight, std=START_STD)
+        for weight in (self.place, self.id_in.weight):
+            nn.init.normal_(weight, std=START_STD)
 
     def forward(self, states: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """Return the logits `(b, n + 1, v)` of each of `ids (b, n)` and of the one after, given `states (b, ds)`."""

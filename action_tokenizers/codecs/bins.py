@@ -74,8 +74,10 @@ def quantile_cells(values: npt.NDArray[np.float32], k: int) -> Cells:
 
     The cells lie around the k mid-quantiles. A value that holds more of them (a gripper at rest) gets one cell, and
     the cells it does not need go to the other values, so that a rare opening keeps its own. Where k or fewer distinct
-    values exist, each is a level.
+    values exist, each is a level. Denormal numbers count as 0: motion that decays to it would spend cells on what
+    hardware that has none of them cannot tell apart.
     """
+    values = np.where(np.abs(values) < np.finfo(np.float32).tiny, np.float32(0), values)
     levels = np.unique(values).astype(np.float64)
     if len(levels) <= k:
         return level_cells(levels)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from action_tokenizers.data.door import FloatArray, episode_matrices
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
 
-__all__ = ["Episodes", "angle_jumps", "default_horizon"]
+__all__ = ["Episodes", "angle_jumps", "default_horizon", "locate"]
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 HUB_FILES = ("meta/**", "data/**")  # never videos/**: actions are a thousandth of a data set's bytes
@@ -143,7 +143,7 @@ class Episodes:
         """
         from action_tokenizers.data.readers import read
 
-        folder, name = _locate(source, revision, token)
+        folder, name = locate(source, revision, token)
         found = read(folder, action=action, state=state, episode=episode)
         if found.doubt:
             warnings.warn(found.doubt, UserWarning, stacklevel=2)
@@ -221,6 +221,13 @@ class Episodes:
         """Frames of all episodes together."""
         return sum(self.lengths)
 
+    @property
+    def padding(self) -> Sequence[NDArray[np.bool_]]:
+        """`action_is_pad`, all False where every step was recorded: one `(t_i,)` mask per episode."""
+        if self.action_is_pad is not None:
+            return self.action_is_pad
+        return [np.zeros(length, np.bool_) for length in self.lengths]
+
     def split(self, test: float = 0.2, *, seed: int = 0, horizon: int | None = None) -> tuple[Self, Self]:
         """Return (train, test) that share no episode.
 
@@ -292,7 +299,7 @@ def _short(lengths: Sequence[int]) -> str:
     return str(list(lengths)) if len(lengths) <= 8 else f"[{', '.join(map(str, lengths[:8]))}, ...]"
 
 
-def _locate(source: str | os.PathLike[str], revision: str | None, token: str | bool | None) -> tuple[Path, str]:
+def locate(source: str | os.PathLike[str], revision: str | None, token: str | bool | None) -> tuple[Path, str]:
     """Return the local folder or file, and the name that stands for it in artifacts."""
     path = Path(source)
     if path.exists():

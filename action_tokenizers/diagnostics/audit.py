@@ -26,10 +26,11 @@ from action_tokenizers.diagnostics import (
     smoothness,
 )
 from action_tokenizers.diagnostics.dynamics import dynamics_measures
+from action_tokenizers.diagnostics.execution import Replay
 from action_tokenizers.diagnostics.measure import Measure
 from action_tokenizers.diagnostics.policy import TokenPolicy, array_of
 from action_tokenizers.diagnostics.report import AuditReport
-from action_tokenizers.diagnostics.stability import Replay, replay_measures
+from action_tokenizers.diagnostics.stability import replay_measures
 from action_tokenizers.diagnostics.states import state_measures
 from action_tokenizers.diagnostics.subject import Subject
 from action_tokenizers.diagnostics.variation import policy_measures
@@ -254,6 +255,11 @@ def _notes(subject: Subject) -> list[str]:
             "the tokenizer takes normalised actions and has no range of its own: the numbers mean something only if "
             "these actions are normalised; with_range (import --range-from) gives it one"
         )
+    if subject.tokenizer.relative is not None:
+        notes.append(
+            "the tokenizer codes relative actions: errors and jumps are in half ranges of the absolute ones, the "
+            "smoothness alarm and changed ids in half spans of the relative ones"
+        )
     if not episodes.independent:
         notes.append("the episodes are parts of one recording: intervals that take them as independent are too narrow")
     return notes
@@ -292,7 +298,7 @@ def _states(states: States | Literal[False] | None, episodes: Episodes) -> list[
     widths = sorted({a.shape[1] for a in arrays})
     if len(widths) > 1 or widths == [0]:
         raise ActionShapeError(f"expected states of one width of at least 1 in all episodes, got {widths}")
-    masks = episodes.action_is_pad or [np.zeros(length, np.bool_) for length in episodes.lengths]
+    masks = episodes.padding
     for name, array, mask in zip(episodes.names, arrays, masks, strict=True):
         wrong = np.argwhere(~np.isfinite(array) & ~mask[:, None])
         if len(wrong):

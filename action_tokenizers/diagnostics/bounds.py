@@ -1,47 +1,39 @@
 """How much reward a policy learned from tokens can lose, against the horizon, as far as theory can say.
 
-The bounds of Cao & Xie 2026 (arXiv:2603.20538) with the constants of their proofs. They are worst cases: in simulated
-examples 3 to 12 times what happens. They rank tokenizers on the same data and say from which horizon on a term
-dominates; they forecast nothing. Reward is 0..1 per step, so that a horizon of H steps can lose at most H.
-
-Throughout, `gain` is g = C / (1 - eta), the largest state deviation per unit of action error (`dynamics`), and
-`reward_slope` is L_r, how much the reward changes per unit of state and action.
+The formulas of `theorems` with the numbers of an audit in them, and the regime in words. They are worst cases: in
+simulated examples 3 to 12 times what happens. They rank tokenizers on the same data and say from which horizon on a
+term dominates; they forecast nothing.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from action_tokenizers.diagnostics.dynamics import small_gain
 from action_tokenizers.diagnostics.error import far
 from action_tokenizers.diagnostics.measure import Estimator, Kind, Measure
-from action_tokenizers.errors import ActionValueError
+from action_tokenizers.diagnostics.smoothness import FINE
+from action_tokenizers.diagnostics.theorems import (
+    Bound,
+    bound_augmented,
+    bound_deterministic,
+    bound_stochastic,
+    floor,
+    small_gain,
+)
 
 __all__ = [
     "ESTIMATORS",
-    "Bound",
     "Given",
-    "TwoPoint",
-    "bound_augmented",
-    "bound_deterministic",
     "bound_measures",
-    "bound_stochastic",
-    "floor",
     "regime",
-    "statistical_rate",
-    "two_point_deterministic",
-    "two_point_stochastic",
 ]
 
 Floats = npt.NDArray[np.float64]
 
-LEARNING, DEPARTING, EXECUTING = "learning", "departing", "executing"
-CONFIDENCE = 0.05
-NEARLY = 0.04  # 2 % of the range: an expert that spreads less in one state is nearly a function of it
 LONGEST = 4  # curves run to this many times the horizon
 POINTS = 33
 
@@ -80,8 +72,8 @@ BOUND_STOCHASTIC = Estimator(
     caution=_CAUTION,
     advice="Where `departing` dominates, shorten the horizon or make the policy smoother (noise on its states).",
     source="Cao & Xie 2026, Thm 2",
-    function="bounds.bound_stochastic",
-    test="test_bounds.py::test_terms_are_those_of_the_theorems",
+    function="theorems.bound_stochastic",
+    test="test_theorems.py::test_terms_are_those_of_the_theorems",
 )
 BOUND_DETERMINISTIC = Estimator(
     name="bound_deterministic",
@@ -95,8 +87,8 @@ BOUND_DETERMINISTIC = Estimator(
     caution=_CAUTION,
     advice="Where `executing` dominates, use a finer tokenizer; where `learning` does, record more.",
     source="Cao & Xie 2026, Thm 3 with the smallest k of Prop 5",
-    function="bounds.bound_deterministic",
-    test="test_bounds.py::test_terms_are_those_of_the_theorems",
+    function="theorems.bound_deterministic",
+    test="test_theorems.py::test_terms_are_those_of_the_theorems",
 )
 BOUND_AUGMENTED = Estimator(
     name="bound_augmented",
@@ -110,8 +102,8 @@ BOUND_AUGMENTED = Estimator(
     caution=_CAUTION + " What the model gets wrong comes on top.",
     advice="Compare with the other two: it is what a model would buy.",
     source="Cao & Xie 2026, Algorithm 1 and Thm 7",
-    function="bounds.bound_augmented",
-    test="test_bounds.py::test_terms_are_those_of_the_theorems",
+    function="theorems.bound_augmented",
+    test="test_theorems.py::test_terms_are_those_of_the_theorems",
 )
 BOUND_FLOOR = Estimator(
     name="bound_floor",
@@ -125,8 +117,8 @@ BOUND_FLOOR = Estimator(
     caution="Such a task exists; yours may lose less, or nothing.",
     advice="Only a finer tokenizer lowers it.",
     source="Cao & Xie 2026, Thm 8",
-    function="bounds.floor",
-    test="test_bounds.py::test_floor_is_a_quarter_of_the_error_per_step",
+    function="theorems.floor",
+    test="test_theorems.py::test_floor_is_a_quarter_of_the_error_per_step",
 )
 
 ESTIMATORS: tuple[Estimator, ...] = (SMALL_GAIN, BOUND_STOCHASTIC, BOUND_DETERMINISTIC, BOUND_AUGMENTED, BOUND_FLOOR)
@@ -161,7 +153,8 @@ class Given:
         deterministic_variation: total variation between the learned policy and an expert whose ids are a function of
             the state, over a whole episode.
         stochastic_variation: likewise for any expert.
-        is_deterministic: whether the expert's actions are nearly a function of the state.
+        is_deterministic: whether the expert's actions are nearly a function of the state: they spread less in one state
+            than the finer noise of the smoothness alarm.
     """
 
     mean_error: float | None = None
@@ -199,7 +192,7 @@ class Given:
             deterministic_variation=values.get("statistical_term"),
             stochastic_variation=values.get("statistical_bound"),
             # the spread is an upper end: that it is large proves nothing
-            is_deterministic=True if spread is not None and spread < NEARLY else None,
+            is_deterministic=True if spread is not None and spread < FINE else None,
         )
 
     @property
@@ -224,206 +217,6 @@ class Given:
     def missing(self, *names: str) -> list[str]:
         """Return which of these are not known."""
         return [name for name in names if getattr(self, name) is None]
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A bound on the lost reward, term by term.
-
-    Attributes:
-        horizon: `(m,)` H.
-        terms: each `(m,)`: `learning`, what the policy got wrong; `departing`, the chance that quantization makes it
-            leave the expert's behaviour, times all that is then lost; `executing`, what the error itself costs.
-    """
-
-    horizon: Floats
-    terms: dict[str, Floats]
-
-    @property
-    def total(self) -> Floats:
-        """Return the sum of the terms `(m,)`."""
-        return np.asarray(sum(self.terms.values()), np.float64)
-
-    @property
-    def capped(self) -> Floats:
-        """Return the sum, and at most H: all there is to lose."""
-        return np.minimum(self.total, self.horizon)
-
-    def dominating(self) -> list[dict[str, Any]]:
-        """Return from which horizon on which term is the largest, such as `[{"from": 1, "term": "executing"}]`."""
-        names = list(self.terms)
-        largest = np.argmax(np.stack(list(self.terms.values())), axis=0)
-        changes = [0, *(np.flatnonzero(np.diff(largest)) + 1).tolist()]
-        return [{"from": float(self.horizon[i]), "term": names[largest[i]]} for i in changes]
-
-
-def bound_stochastic(
-    horizon: npt.ArrayLike,
-    *,
-    total_variation: float,
-    mean_error: float,
-    policy_slope: float,
-    gain: float,
-    reward_slope: float = 1.0,
-) -> Bound:
-    """Return H TV + H² ε κ₁ g + H ε L_r (1 + g), Theorem 2.
-
-    Args:
-        horizon: `(m,)` H.
-        total_variation: between the learned policy and the quantized expert, over a whole episode.
-        mean_error: ε, in distribution.
-        policy_slope: κ₁, total variation of the policy's tokens per unit of state.
-        gain: g.
-        reward_slope: L_r.
-    """
-    h = _steps(horizon)
-    return Bound(
-        h,
-        {
-            LEARNING: h * total_variation,
-            DEPARTING: h**2 * _product(mean_error, policy_slope, gain),
-            EXECUTING: h * _product(mean_error, reward_slope, 1 + gain),
-        },
-    )
-
-
-def bound_deterministic(
-    horizon: npt.ArrayLike,
-    *,
-    total_variation: float,
-    worst_error: float,
-    lipschitz: float,
-    gain: float,
-    k: float | None = None,
-    reward_slope: float = 1.0,
-) -> Bound:
-    """Return H TV + H² 1{γ((k + 1) ε) > δ₀} + H L_r (1 + g) (k + 1) ε, Theorem 3 with γ = g and δ₀ = (k - 2) ε / L.
-
-    Args:
-        horizon: `(m,)` H.
-        total_variation: between the learned policy and the quantized expert, over a whole episode.
-        worst_error: ε, of any action.
-        lipschitz: L, the expert's slope.
-        gain: g.
-        k: > 2; None takes the smallest for which the indicator is 0, k + 1 = 3 / (1 - L g). Where L g is 1 or more
-            there is none, and k is 2.
-        reward_slope: L_r.
-    """
-    if k is not None and not k > 2:
-        raise ActionValueError(f"expected k > 2, got {k}; None takes the best one")
-    h = _steps(horizon)
-    found = small_gain(lipschitz, gain)
-    if k is None:
-        is_rough = found.product >= 1
-        factor = 3.0 if is_rough else found.steps_of_error
-    else:
-        is_rough = found.product * (k + 1) > k - 2
-        factor = k + 1
-    return Bound(
-        h,
-        {
-            LEARNING: h * total_variation,
-            DEPARTING: h**2 * float(is_rough and worst_error > 0),
-            EXECUTING: h * _product(worst_error, reward_slope, 1 + gain, factor),
-        },
-    )
-
-
-def bound_augmented(
-    horizon: npt.ArrayLike, *, total_variation: float, mean_error: float, gain: float, reward_slope: float = 1.0
-) -> Bound:
-    """Return H TV + H ε L_r (1 + g), Theorem 7.
-
-    Args:
-        horizon: `(m,)` H.
-        total_variation: of policy and model together, over a whole episode.
-        mean_error: ε, in distribution.
-        gain: g.
-        reward_slope: L_r.
-    """
-    h = _steps(horizon)
-    return Bound(h, {LEARNING: h * total_variation, EXECUTING: h * _product(mean_error, reward_slope, 1 + gain)})
-
-
-def floor(horizon: npt.ArrayLike, worst_error: float) -> Floats:
-    """Return H ε / 4, at most H: the loss that some task forces on every method (Theorem 8).
-
-    Example:
-        >>> floor([100], 0.02)
-        array([0.5])
-    """
-    h = _steps(horizon)
-    return np.minimum(h * worst_error / 4, h)
-
-
-def statistical_rate(
-    n: int, log_class: float, *, confidence: float = CONFIDENCE, is_deterministic: bool = False
-) -> float:
-    """Return the paper's bound on the total variation between the learned policy and the quantized expert.
-
-    sqrt(6 log(2 |Π| / δ) / n), or 24 log(2 |Π| / δ) / n for a deterministic expert; at most 1.
-
-    Args:
-        n: number of demonstrations.
-        log_class: log |Π|; of policies and models together, log |Π| + log |M|.
-        confidence: δ, the probability that it does not hold.
-        is_deterministic: whether the quantized expert is.
-
-    Example:
-        >>> round(statistical_rate(10_000, math.log(256)), 4), statistical_rate(10, math.log(256))
-        (0.0744, 1.0)
-    """
-    if n < 1 or not 0 < confidence < 1 or log_class < 0:
-        raise ActionValueError(
-            f"expected n >= 1, log_class >= 0 and a confidence between 0 and 1, got {n}, {log_class} and {confidence}"
-        )
-    hellinger = 6 * (log_class + math.log(2 / confidence)) / n
-    return min(1.0, 4 * hellinger if is_deterministic else math.sqrt(hellinger))
-
-
-class TwoPoint(NamedTuple):
-    """Two experts that demonstrations can hardly tell apart, from which a lower bound follows.
-
-    Attributes:
-        total_variation: between n demonstrations of the one and of the other.
-        shown: the paper's bound on it, from the Hellinger distance.
-        loss: the share of H that every method loses on one of the two, with probability (1 - TV) / 4 or on average.
-    """
-
-    total_variation: float
-    shown: float
-    loss: float
-
-
-def two_point_deterministic(n: int) -> TwoPoint:
-    """Return the construction of Theorem 8: a first state of probability 1 / (3 n) in which the experts differ.
-
-    Example:
-        >>> round(8 * two_point_deterministic(8).loss, 4)
-        0.0593
-    """
-    rare = 1 / (3 * n)
-    affinity = (1 - rare) ** n
-    return TwoPoint(1 - affinity, math.sqrt(2 * (1 - affinity)), rare / 4 * affinity)
-
-
-def two_point_stochastic(n: int, c: float) -> TwoPoint:
-    """Return the construction of Theorem 9: experts that open with 1 with probability ½ ± c / sqrt(n).
-
-    With the paper's c = 3/5 the probability (1 - TV) / 4 is .058 and not the stated 1/8, which takes c <= .337.
-
-    Args:
-        n: number of demonstrations.
-        c: of the shift; c / sqrt(n) below ½.
-    """
-    from scipy.stats import binom
-
-    shift = c / math.sqrt(n)
-    if not 0 < shift < 0.5:
-        raise ActionValueError(f"expected 0 < c / sqrt(n) < 1/2, got {shift}; give more demonstrations or a smaller c")
-    ones = np.arange(n + 1)
-    apart = np.abs(binom.pmf(ones, n, 0.5 + shift) - binom.pmf(ones, n, 0.5 - shift)).sum() / 2
-    return TwoPoint(float(apart), math.sqrt(1 - (1 - 4 * shift**2) ** n), (1 - float(apart)) / 4)
 
 
 def regime(given: Given) -> str:
@@ -509,7 +302,9 @@ def _small_gain(given: Given, words: str, n: dict[str, int]) -> Measure:
     parts: dict[str, Any] = {"regime": words, **found._asdict()}
     if given.largest_error is not None and given.excess_jump is not None:
         # of a tokenizer that errs by e and jumps by J_q at most: |dx| <= g (e + J_q) / (1 - L g)
-        parts["state_deviation"] = _product(found.deviation, given.largest_error + given.excess_jump)
+        error = given.largest_error + given.excess_jump
+        # no error moves nothing, whatever the system
+        parts["state_deviation"] = found.deviation * error if error else 0.0
     return SMALL_GAIN.measure(found.product, n=n, parts=parts)
 
 
@@ -538,12 +333,3 @@ def _wanted(missing: list[str], verdict: str = "Not shown") -> str:
 def _span(horizon: int) -> Floats:
     """Return whole horizons from 1 on, evenly spaced in their logarithm, to `LONGEST` times the one asked for."""
     return np.unique(np.geomspace(1, LONGEST * horizon, POINTS).round())
-
-
-def _steps(horizon: npt.ArrayLike) -> Floats:
-    return np.atleast_1d(np.asarray(horizon, np.float64))
-
-
-def _product(*factors: float) -> float:
-    """Return the product; 0 where a factor is, also of an infinite one: no error, no loss, whatever the system."""
-    return 0.0 if 0 in factors else math.prod(factors)

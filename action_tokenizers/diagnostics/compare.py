@@ -23,6 +23,7 @@ from action_tokenizers.diagnostics.codebook import shift_overlap_of as shift_ove
 from action_tokenizers.diagnostics.codebook import usage_of as usage
 from action_tokenizers.diagnostics.error import error_split, half_range
 from action_tokenizers.diagnostics.fitting import common_horizon, fit_all
+from action_tokenizers.diagnostics.measure import plain
 from action_tokenizers.diagnostics.report import AuditReport
 from action_tokenizers.diagnostics.scene import Scene
 from action_tokenizers.diagnostics.subject import Subject
@@ -107,12 +108,16 @@ class Comparison:
         return [f"- **{name}**: {report.verdict}" for name, report in self.audits.items()] + [""] * bool(self.audits)
 
     def _per_dim(self) -> list[str]:
-        names = self.data["action_names"] or [str(j) for j in range(self.data["action_dim"])]
         lines = [f"| error (MSE) of dim | {' | '.join(self.rows)} |", f"|---|{'---:|' * len(self.rows)}"]
-        for j, name in enumerate(names):
+        for j, name in enumerate(self.dims):
             values = (format(row["mse_per_dim"][j], ".2e") for row in self.rows.values())
             lines.append(f"| {name} | {' | '.join(values)} |")
         return lines
+
+    @property
+    def dims(self) -> list[str]:
+        """The names of the dims; their numbers where they have none."""
+        return list(self.data["action_names"] or map(str, range(self.data["action_dim"])))
 
     def caption(self) -> str:
         """Return one line on the data and the unit."""
@@ -137,11 +142,26 @@ class Comparison:
             ],
         }
 
-    def to_json(self) -> str:
-        """Return everything as JSON."""
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain JSON types."""
         told = {"data": self.data, "tokenizers": self.rows, "notes": list(self.notes)}
         audits = {name: report.to_json() for name, report in self.audits.items()}
-        return json.dumps({**told, "audits": audits} if audits else told, indent=2)
+        plainly: dict[str, Any] = plain(told | {"audits": audits} if audits else told)
+        return plainly
+
+    def to_json_text(self) -> str:
+        """Return `to_json` as text."""
+        return json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n"
+
+    def to_html(self) -> str:
+        """Return one page that needs no network, with plots.
+
+        Raises:
+            MissingExtraError: matplotlib (the extra `plots`) is not installed.
+        """
+        from action_tokenizers.diagnostics.pages import comparison_html
+
+        return comparison_html(self)
 
 
 def compare(

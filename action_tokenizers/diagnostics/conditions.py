@@ -29,7 +29,7 @@ def silent_failure(measures: Measures) -> bool | None:
     """Return whether the flag fires; None where the data cannot show it.
 
     It needs both: the jump alarm at two sizes of perturbation, and an expert whose actions, given the state, spread
-    less than the smaller of them. Without the alarm it is off, whatever the expert.
+    less than the smaller of them, in the same unit. Without the alarm it is off, whatever the expert.
     """
     alarm = jump_alarm(measures["episode_jump"], measures["episode_jump_fine"])
     if not alarm:
@@ -38,10 +38,14 @@ def silent_failure(measures: Measures) -> bool | None:
 
 
 def _near_deterministic(measures: Measures) -> bool | None:
-    spread = measures.get("expert_spread")
-    if spread is None or spread.value is None:
-        return None
-    return spread.value < FINE
+    spread = _expert_spread(measures)
+    return None if spread is None else spread < FINE
+
+
+def _expert_spread(measures: Measures) -> float | None:
+    """Return how far the expert's actions scatter, in the unit of the smoothness alarm."""
+    found = measures.get("expert_spread")
+    return None if found is None else found.parts.get("of_relative", found.value)
 
 
 def decide(
@@ -142,16 +146,21 @@ def _mean_error(measures: Measures, action_dim: int) -> Condition:
     )
 
 
-def _is_blind(measures: Measures, action_dim: int) -> bool:
+def _is_blind(mean_error: float, action_dim: int) -> bool:
     """Say whether the mean error is so large that nothing inside the range could count as far from anything."""
-    return bool(far(measures["error_mean"].value or 0.0) >= 2 * math.sqrt(action_dim))
+    return bool(far(mean_error) >= 2 * math.sqrt(action_dim))
 
 
-def _is_coarse(measures: Measures) -> bool:
-    """Say whether it jumps by more than its error explains, but its error keeps the alarm from counting it."""
-    jump, mean = measures["excess_jump"].value, measures["error_mean"].value or 0.0
-    raised = far(mean) > 5 * SCALE
-    return raised and jump is not None and 3 * mean < jump < far(mean)
+def _alarm_is_blind(measures: Measures, action_dim: int) -> bool:
+    """Say whether the alarm could not go off: its error keeps it from counting jumps, of any size or beyond itself."""
+    mean = measures["error_mean"].value or 0.0
+    own = measures["episode_jump"].parts.get("of_relative", {}).get("mean_error", mean)
+    if _is_blind(own, action_dim):
+        return True
+    jump = measures["excess_jump"].value
+    raised = far(own) > 5 * SCALE
+    # jump and mean error in one unit, whichever: of relative actions the alarm has another
+    return raised and jump is not None and 3 * mean < jump < far(own) / own * mean
 
 
 BLIND = "a tokenizer of smaller error: nothing it does is farther than ten mean errors"
@@ -162,7 +171,7 @@ def _rare_errors(measures: Measures, action_dim: int) -> Condition:
     limit = far(mean)
     share = found.parts["beyond_threshold"]
     low, high = share["interval"]
-    blind = _is_blind(measures, action_dim) and not low > RARE
+    blind = _is_blind(mean, action_dim) and not low > RARE
     few = share["n"] < LEAST_EPISODES
     status = Status.NOT_SHOWN if few or blind else Status.FAILS if low > RARE else Status.HOLDS
     return Condition(
@@ -196,7 +205,7 @@ def _bounded_error(measures: Measures, action_dim: int) -> Condition:
         # what may be as large as a bound need not be: the search beside it decides
         how, value = SEARCHED, max(domain["value"] for domain in found.parts["domains"].values())
     holds = value <= limit
-    blind = holds and _is_blind(measures, action_dim)
+    blind = holds and _is_blind(mean, action_dim)
     return Condition(
         "bounded_error",
         EQ3,
@@ -245,7 +254,7 @@ def _values_reproduced(measures: Measures, names: Sequence[str] | None) -> Condi
 def _smooth_tokenizer(measures: Measures, action_dim: int) -> Condition:
     five, two = measures["episode_jump"], measures["episode_jump_fine"]
     alarm = jump_alarm(five, two)
-    blind = alarm is False and (_is_blind(measures, action_dim) or _is_coarse(measures))
+    blind = alarm is False and _alarm_is_blind(measures, action_dim)
     status = {None: Status.NOT_SHOWN, True: Status.FAILS, False: Status.HOLDS}[None if blind else alarm]
     return Condition(
         "smooth_tokenizer",
@@ -262,7 +271,7 @@ def _smooth_tokenizer(measures: Measures, action_dim: int) -> Condition:
 def _out_of_reach(share: Measure, jump: Measure) -> str:
     """Say so where no jump is so far that the alarm could count it, as for the cells of a coarse tokenizer."""
     limit = share.parts["threshold"]
-    if jump.value is None or jump.value >= limit:
+    if jump.value is None or jump.value >= limit or "of_relative" in share.parts:  # then they are in other units
         return ""
     seen = "was found" if jump.kind is Kind.LOWER else "exists"
     apart = ", steps of switches apart" if jump.parts["discrete"]["dims"] else ""
@@ -272,9 +281,7 @@ def _out_of_reach(share: Measure, jump: Measure) -> str:
 
 def _no_silent_failure(measures: Measures, action_dim: int) -> Condition:
     flag = silent_failure(measures)
-    spread = measures.get("expert_spread")
     alarm = jump_alarm(measures["episode_jump"], measures["episode_jump_fine"])
-    expert = "not measured" if spread is None or spread.value is None else f"at most {_told(spread)}"
     if flag:
         status, needs = Status.FAILS, ""
     elif alarm is None:
@@ -282,7 +289,7 @@ def _no_silent_failure(measures: Measures, action_dim: int) -> Condition:
     elif alarm:
         # a large spread is an upper end: an expert that acts on what the states leave out looks random too
         status, needs = Status.NOT_SHOWN, "states" if flag is None else "states that hold all the expert acts on"
-    elif _is_blind(measures, action_dim) or _is_coarse(measures):
+    elif _alarm_is_blind(measures, action_dim):
         status, needs = Status.NOT_SHOWN, BLIND
     else:
         status, needs = Status.HOLDS, ""
@@ -291,11 +298,20 @@ def _no_silent_failure(measures: Measures, action_dim: int) -> Condition:
         "The tokenizer is smooth, or the expert is random enough for any tokenizer to inherit its smoothness.",
         status,
         f"jump alarm {'not shown' if alarm is None else 'on' if alarm else 'off'}; spread of the expert's action given "
-        f"the state: {expert}, against {FINE:.2g}",
+        f"the state: {_told_spread(measures)}, against {FINE:.2g}",
         "Thm 2 and Thm 6",
         ("episode_jump", "episode_jump_fine", "expert_spread"),
         needs,
     )
+
+
+def _told_spread(measures: Measures) -> str:
+    found, spread = measures.get("expert_spread"), _expert_spread(measures)
+    if found is None or spread is None:
+        return "not measured"
+    if "of_relative" in found.parts:
+        return f"at most {spread:.3g} half spans of the relative actions"
+    return f"at most {_told(found)}"
 
 
 def _smooth_pairs(measures: Measures) -> Condition:

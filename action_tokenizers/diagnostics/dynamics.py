@@ -1,8 +1,7 @@
 """How far errors of actions move the state, by a linear rule fitted to recorded states.
 
 The stand-in for a replay (`stability`) where there is no simulator, and only where the demonstrations can tell what
-actions do apart from what the demonstrator does. With it, the gains of linear systems and what follows from them
-(Cao & Xie 2026, section 3).
+actions do apart from what the demonstrator does. With it, the gains of linear systems (Cao & Xie 2026, section 3).
 
 States count in standard deviations, actions in half ranges (`Subject`).
 """
@@ -10,7 +9,7 @@ States count in standard deviations, actions in half ranges (`Subject`).
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +20,10 @@ from action_tokenizers.diagnostics.subject import Subject
 __all__ = [
     "ESTIMATORS",
     "Dynamics",
-    "SmallGain",
     "dynamics_measures",
     "fit_dynamics",
     "impulse_gain",
     "scalar_gain",
-    "small_gain",
     "spectral_radius",
 ]
 
@@ -209,36 +206,6 @@ def scalar_gain(a: float, b: float) -> float:
     return abs(b) / (1 - abs(a)) if abs(a) < 1 else math.inf
 
 
-class SmallGain(NamedTuple):
-    """What the product of the expert's slope and the system's gain says.
-
-    Attributes:
-        product: L g; below 1, a smooth tokenizer costs no more than its error times a constant per step. At 1 or
-            more the argument is inconclusive, which is no failure: a stable closed loop can do as well.
-        steps_of_error: the smallest k + 1 for which Theorem 3 loses its quadratic term, 3 / (1 - L g).
-        deviation: the largest state deviation per unit of the largest error, g / (1 - L g), of the quantized expert.
-        learned_deviation: the same of a policy learned from tokens, 3 g / (1 - L g), per unit of the worst error.
-    """
-
-    product: float
-    steps_of_error: float
-    deviation: float
-    learned_deviation: float
-
-
-def small_gain(lipschitz: float, gain: float) -> SmallGain:
-    """Return what an expert of slope `lipschitz` and a system of `gain` make of errors; inf where nothing follows.
-
-    Example:
-        >>> small_gain(0.25, 2.0)
-        SmallGain(product=0.5, steps_of_error=6.0, deviation=4.0, learned_deviation=12.0)
-    """
-    product = lipschitz * gain if lipschitz else 0.0  # an expert that ignores the state, in a system of any gain
-    if product >= 1:
-        return SmallGain(product, math.inf, math.inf, math.inf)
-    return SmallGain(product, 3 / (1 - product), gain / (1 - product), 3 * gain / (1 - product))
-
-
 def dynamics_measures(subject: Subject, states: Sequence[npt.NDArray[Any]], *, seed: int = 0) -> list[Measure]:
     """Return the gain of linear dynamics fitted to recorded states, open loop and under the demonstrator's feedback.
 
@@ -250,7 +217,7 @@ def dynamics_measures(subject: Subject, states: Sequence[npt.NDArray[Any]], *, s
     Returns:
         `dynamics_gain` and `closed_loop_gain`; without a value where the data cannot show what actions do.
     """
-    pads = subject.episodes.action_is_pad or [np.zeros(n, np.bool_) for n in subject.episodes.lengths]
+    pads = subject.episodes.padding
     # what follows the first step that was not recorded is no motion of the robot
     ends = [int(np.argmax(pad)) if pad.any() else len(pad) for pad in pads]
     moved = [a[:end] / subject.unit for a, end in zip(subject.episodes.actions, ends, strict=True)]

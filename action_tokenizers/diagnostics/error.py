@@ -141,8 +141,7 @@ def unit_of(actions: Sequence[npt.NDArray[Any]]) -> _Floats:
 
 def half_range(episodes: Episodes) -> _Floats:
     """Return `unit_of` the steps that were recorded, `(d,)`; of all, where every one is padding."""
-    masks = episodes.action_is_pad or [np.zeros(len(a), np.bool_) for a in episodes.actions]
-    real = [a[~m] for a, m in zip(episodes.actions, masks, strict=True) if not m.all()]
+    real = [a[~m] for a, m in zip(episodes.actions, episodes.padding, strict=True) if not m.all()]
     return unit_of(real or list(episodes.actions))
 
 

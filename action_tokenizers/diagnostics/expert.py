@@ -17,6 +17,7 @@ __all__ = ["ESTIMATORS", "Models", "expert_lipschitz", "expert_spread"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 # local fits: ridge over the mean variance per direction
 FITS = {"local": 0.01, "local_drawn": 0.1, "local_near_linear": 1.0}
@@ -168,7 +169,8 @@ def expert_spread(models: Models) -> Measure:
 
     Returns:
         The root mean square over the dims that move; `parts`: `models`, `per_dim` (None: never moves), `model` that
-        won, median `distance` to the nearest neighbour.
+        won, median `distance` to the nearest neighbour; `of_relative`: the same in half spans of relative actions, the
+        unit of the smoothness alarm, where the tokenizer codes such.
     """
     places = models.places
     if places.fault:
@@ -192,8 +194,17 @@ def expert_spread(models: Models) -> Measure:
             "model": best,
             "per_dim": [float(v) if m else None for v, m in zip(per_dim, moving, strict=True)],
             "distance": float(np.median(places.nearest[1][:, 0])),
+            **_of_relative(places, per_dim[moving], moving),
         },
     )
+
+
+def _of_relative(places: Places, per_dim: Floats, moving: Bools) -> dict[str, float]:
+    """Return the root mean square of `per_dim` in the units of what the tokenizer codes, where these are others."""
+    if places.subject.tokenizer.relative is None:
+        return {}
+    wider = (places.subject.unit / places.subject.in_own_units().unit)[moving]
+    return {"of_relative": float(np.sqrt(np.square(per_dim * wider).mean()))}
 
 
 def expert_lipschitz(models: Models) -> Measure:

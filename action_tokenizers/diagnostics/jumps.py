@@ -124,6 +124,7 @@ def excess_jump(subject: Subject, *, sup: float | None = None, seed: int = 0) ->
         attained = max(float(np.linalg.norm(known.borders)), float(known.per_dim.max()))
         exact = value <= attained * (1 + 1e-3)
         inside = "" if frame.clips else "Inside the range that it expects: it clips nothing."
+        note = f"{note} {_span_note(subject)}".strip()
         return EXCESS_JUMP.measure(
             value,
             kind=Kind.EXACT if exact else Kind.UPPER,
@@ -142,7 +143,7 @@ def excess_jump(subject: Subject, *, sup: float | None = None, seed: int = 0) ->
         value,
         kind=Kind.LOWER,
         n={"episodes": len(np.unique(points.episode)), "pairs": n},
-        note=f"Found by a search: the truth may be larger. {note}".strip(),
+        note=f"Found by a search: the truth may be larger. {note} {_span_note(subject)}".strip(),
         parts={"pairs": found, "discrete": {"dims": dims}, **_against(value, subject, sup)},
     )
 
@@ -166,7 +167,19 @@ def modulus(subject: Subject, *, seed: int = 0) -> Measure:
     return MODULUS.measure(
         parts["q99"][MODULUS_ETAS.index(COARSE)],
         n={"episodes": len(np.unique(points.episode)), "draws": len(points.values) * DRAWS},
+        note=_span_note(subject),
         parts=parts,
+    )
+
+
+def _span_note(subject: Subject) -> str:
+    """Say of relative actions how much they span of the range in whose units they are measured."""
+    if subject.tokenizer.relative is None:
+        return ""
+    share = float((subject.in_own_units().unit / subject.unit)[subject.moving].max(initial=0))
+    return (
+        "In half ranges of absolute actions, as errors are; of that range, the relative actions that it codes span at "
+        f"most {share:.0%}."
     )
 
 

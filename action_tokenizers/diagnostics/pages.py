@@ -1,5 +1,6 @@
-"""An audit and a sweep as one HTML page each, which needs no network."""
+"""An audit, a comparison and a sweep as one HTML page each, which needs no network."""
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from action_tokenizers.diagnostics.catalogue import CATALOGUE
 from action_tokenizers.diagnostics.measure import Kind, Measure
-from action_tokenizers.diagnostics.report import AuditReport, Status
+from action_tokenizers.diagnostics.report import AuditReport, Condition, Status
 from action_tokenizers.diagnostics.tables import (
     LIMITS,
     SWEEP_COLUMNS,
@@ -21,10 +22,11 @@ from action_tokenizers.diagnostics.tables import (
 )
 
 if TYPE_CHECKING:
+    from action_tokenizers.diagnostics.compare import Comparison
     from action_tokenizers.diagnostics.frontier import Frontier
     from action_tokenizers.diagnostics.plots import Plot
 
-__all__ = ["html", "sweep_html"]
+__all__ = ["comparison_html", "html", "sweep_html"]
 
 KINDS = {
     Kind.EXACT: "computed exactly",
@@ -94,18 +96,99 @@ def sweep_html(found: "Frontier") -> str:
     """
     from action_tokenizers.diagnostics.plots import frontier_plots
 
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in SWEEP_COLUMNS)
-    rows = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in sweep_rows(found))
+    rows = [(_named(row[1]), [escape(cell) for cell in (row[0], *row[2:])]) for row in sweep_rows(found)]
     body = f"""
 <header class="{_sweep_mood(found)}">
 <p class="eyebrow">Sweep of {len(found.points)} tokenizers, budget: {escape(budget(found))}</p>
-<h1>Recommended: {escape(found.recommended or "none")}</h1><p>{escape(found.why)}</p>{_notes(found.notes)}
+<h1>Recommended: {_breakable(found.recommended or "none")}</h1><p>{escape(found.why)}</p>{_notes(found.notes)}
 </header>
 <main>
 <section><h2>Rate, distortion and smoothness</h2><div class="plots">{_figures(frontier_plots(found))}</div></section>
-<section><h2>All of them</h2><div class="wide"><table><tr>{head}</tr>{rows}</table></div>
+<section><h2>All of them</h2>{_table([SWEEP_COLUMNS[1], SWEEP_COLUMNS[0], *SWEEP_COLUMNS[2:]], rows)}
 <p>{escape(SWEEP_LEGEND)}</p></section></main>"""
     return _page("Sweep", body)
+
+
+def comparison_html(found: "Comparison") -> str:
+    """Return a comparison as one HTML page that loads nothing.
+
+    Raises:
+        MissingExtraError: matplotlib (the extra `plots`) is not installed.
+    """
+    from action_tokenizers.diagnostics.compare import COLUMNS
+    from action_tokenizers.diagnostics.plots import comparison_plots
+
+    names = list(found.rows)
+    least = min(names, key=lambda name: float(found.rows[name]["drift"]))
+    drift, tokens = found.rows[least]["drift"], found.rows[least]["tokens"]
+    numbers = [(_explained(c.heading, c.meaning), [escape(cell) for cell in found.cells(c)]) for c in COLUMNS]
+    errors = [
+        (_named(dim), [format(row["mse_per_dim"][j], ".2e") for row in found.rows.values()])
+        for j, dim in enumerate(found.dims)
+    ]
+    body = f"""
+<header class="plain">
+<p class="eyebrow">Comparison of {len(names)} tokenizer{"s" * (len(names) > 1)}</p>
+<h1>Least drift: {_breakable(least)}, {drift:.3g} half ranges for {tokens:.3g} ids a chunk</h1>
+<p>{escape(found.caption())}</p>{_notes(found.notes)}
+</header>
+<main>
+{_verdicts(found)}
+<section><h2>Plots</h2><div class="plots">{_figures(comparison_plots(found))}</div></section>
+<section><h2>All numbers</h2>{_table(["held out", *names], numbers, "numbers")}</section>
+<section><h2>Error by dim</h2><p>Mean squared, in half ranges of each dim.</p>
+{_table(["dim", *names], errors, "numbers")}</section></main>"""
+    return _page("Comparison", body)
+
+
+def _verdicts(found: "Comparison") -> str:
+    """Return what the audits say, where these were asked for: in words, and condition by condition."""
+    if not found.audits:
+        return ""
+    words = [(_named(name), [escape(report.verdict)]) for name, report in found.audits.items()]
+    every = list(dict.fromkeys(c.name for report in found.audits.values() for c in report.conditions))
+    rows = []
+    for name in every:
+        of_each = [{c.name: c for c in report.conditions}.get(name) for report in found.audits.values()]
+        statement = next(c.statement for c in of_each if c is not None)
+        rows.append((_explained(name.replace("_", " "), statement), [_status(c) for c in of_each]))
+    return (
+        f"<section><h2>Audits</h2>{_table(['tokenizer', 'verdict'], words, 'words')}</section>"
+        f"<section><h2>Conditions</h2>{_table(['condition', *found.audits], rows)}</section>"
+    )
+
+
+def _status(condition: Condition | None) -> str:
+    if condition is None:
+        return ""
+    mood = condition.status.value.replace(" ", "-")
+    return f'<span class="status {mood}">{condition.status.value}</span>'
+
+
+def _named(name: str) -> str:
+    return f'<th scope="row">{_breakable(name)}</th>'
+
+
+def _breakable(name: str) -> str:
+    """Return a name that may be broken where a person would break it."""
+    return re.sub(r"([:,=_/])", r"\1<wbr>", escape(name))
+
+
+def _explained(heading: str, meaning: str) -> str:
+    part = ' class="part"' * heading.startswith(" ")
+    return f'<th scope="row"{part}>{escape(heading.strip())}<small>{escape(meaning)}</small></th>'
+
+
+def _table(heads: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], more: str = "") -> str:
+    """Return rows of a name and its cells, all HTML, under plain `heads`; on a narrow page each row is a list."""
+    head = "".join(f'<th scope="col">{_breakable(each)}</th>' for each in heads)
+    body = "".join(f"<tr>{name}{_cells(heads[1:], cells)}</tr>" for name, cells in rows)
+    inside = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="wide"><table class="stack {more}">{inside}</table></div>'
+
+
+def _cells(heads: Sequence[str], cells: Sequence[str]) -> str:
+    return "".join(f'<td data-label="{escape(h)}">{cell}</td>' for h, cell in zip(heads, cells, strict=True))
 
 
 def _sweep_mood(found: "Frontier") -> str:
@@ -149,9 +232,8 @@ def _advice(advice: Sequence[str]) -> str:
 def _conditions(report: AuditReport) -> str:
     rows = []
     for c in report.conditions:
-        mood = c.status.value.replace(" ", "-")
         rows.append(
-            f'<tr><td><span class="status {mood}">{c.status.value}</span></td>'
+            f"<tr><td>{_status(c)}</td>"
             f'<th scope="row">{escape(c.name.replace("_", " "))}'
             f"<small>{escape(c.statement)} ({escape(c.source)})</small></th><td>{escape(evidence(c))}</td></tr>"
         )

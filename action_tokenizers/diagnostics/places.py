@@ -302,10 +302,7 @@ def blocks(n: int, size: int) -> list[slice]:
 
 def _real(subject: Subject) -> list[Bools]:
     """Return which steps of every episode of the data were recorded, `(t_i,)` each."""
-    padded = subject.episodes.action_is_pad
-    if padded is None:
-        return [np.ones(length, np.bool_) for length in subject.episodes.lengths]
-    return [~mask for mask in padded]
+    return [~mask for mask in subject.episodes.padding]
 
 
 def _moving(recorded: States, real: Bools) -> tuple[Floats, Bools, Floats]:

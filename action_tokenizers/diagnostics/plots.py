@@ -1,23 +1,25 @@
-"""The plots of an audit and of a sweep, as SVG that takes its colours from the page it stands in.
+"""The plots of an audit, of a comparison and of a sweep, as SVG that takes its colours from the page it stands in.
 
 matplotlib draws them (the extra `plots`); its colours are placeholders that become CSS variables, so that one drawing
 suits a light and a dark page.
 """
 
 import io
+import math
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from action_tokenizers.diagnostics.compare import Comparison
 from action_tokenizers.diagnostics.frontier import Frontier
 from action_tokenizers.diagnostics.measure import Measure
 from action_tokenizers.diagnostics.report import AuditReport
 from action_tokenizers.extras import require
 
-__all__ = ["Plot", "draw", "frontier_plots", "plots"]
+__all__ = ["Plot", "comparison_plots", "draw", "frontier_plots", "plots"]
 
 # placeholder -> the variable of the page's style that takes its place
 COLOURS = {
@@ -32,7 +34,11 @@ COLOURS = {
 INK, SOFT, LINE, ACCENT, SECOND, THIRD, FOURTH = COLOURS
 SERIES = (ACCENT, SECOND, THIRD, FOURTH, INK, SOFT)
 WIDTH, HEIGHT = 5.6, 3.3  # inches; the page scales it
+MARKERS = "os^DvPX"  # one more than colours, so that each pair of both is seen once in 42
 MOST_BARS = 48
+LONG_NAME = 28  # characters
+FEW_DECADES = 1e3  # ratio of the ends of a logarithmic axis up to which 2 and 5 are labelled
+NOTHING = 1e-6  # an error of float32 rounding, in half ranges
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,8 @@ def frontier_plots(found: Frontier) -> list[Plot]:
                 color=INK,
             )
             if any(getattr(p, value) for p in found.points):  # of nothing there is no logarithm
-                axes.set_xscale("log")
-                axes.set_yscale("log")
+                _logarithmic(axes, "x")
+                _logarithmic(axes, "y")
             axes.set_xlabel("bits per chunk")
             axes.set_ylabel(label)
             axes.legend(loc="best", fontsize=8)
@@ -107,15 +113,160 @@ def frontier_plots(found: Frontier) -> list[Plot]:
     ]
 
 
-def draw(title: str, caption: str, paint: Callable[[Any], None], rows: int = 1) -> Plot:
-    """Return a plot that `paint(axes)` makes; `axes` is a list of `rows` where there are several."""
+def comparison_plots(found: Comparison) -> list[Plot]:
+    """Return what can be drawn of tokenizers side by side, in reading order.
+
+    Raises:
+        MissingExtraError: matplotlib (the extra `plots`) is not installed.
+    """
+    half = "half ranges"
+    drawn = [
+        _series(
+            "Drift against rate",
+            "Lower left is better: less error that adds up along an episode, for fewer bits.",
+            {name: ([row["bits"]], [row["drift"]]) for name, row in found.rows.items()},
+            ("bits per chunk", f"drift, {half}"),
+            logarithmic="xy",
+        ),
+        _by_dims(found, "Error by dim", "mse_per_dim", lambda v: v**0.5, f"root mean square, {half}"),
+        _by_dims(found, "Drift by dim", "drift_per_dim", abs, f"drift, {half}"),
+        _bars(
+            "What a policy has to predict",
+            "Bits per chunk by the ids that could stand there, and by what a model of pairs of ids leaves open: fewer "
+            "where ids follow from the one before, more where these episodes are too few to learn the pairs from.",
+            list(found.rows),
+            {
+                "could stand there": [row["bits"] for row in found.rows.values()],
+                "left by pairs of ids": [_left(row) for row in found.rows.values()],
+            },
+            "bits per chunk",
+        ),
+        _bars(
+            "Speed",
+            "On this machine, while this was measured: compare within the page only.",
+            list(found.rows),
+            {
+                "encode": [row["encode_per_s"] for row in found.rows.values()],
+                "decode": [row["decode_per_s"] for row in found.rows.values()],
+            },
+            "chunks per second",
+        ),
+    ]
+    curves = {name: _parts(report, "episode_jump").get("curve") for name, report in found.audits.items()}
+    if any(curves.values()):
+        drawn.append(
+            _series(
+                "Excess jump against perturbation size",
+                "How much farther decoded actions move than the noise that moved them, in the worst episode; relative "
+                "actions in half spans of their own. A possible worst case, no forecast.",
+                {name: (curve["eta"], curve["largest"]) for name, curve in curves.items() if curve},
+                ("size of the noise, half ranges per coordinate", f"excess jump, {half}"),
+                logarithmic="x",
+            )
+        )
+    return drawn
+
+
+def _left(row: Mapping[str, Any]) -> float | None:
+    return None if row["entropy"] is None else row["entropy"] * row["tokens"]
+
+
+def _by_dims(found: Comparison, title: str, column: str, shown: Callable[[float], float], label: str) -> Plot:
+    dims = range(len(found.dims))
+    values = {name: [shown(each) for each in row[column]] for name, row in found.rows.items()}
+    lines = {name: (list(dims), [v if v > NOTHING else 0.0 for v in each]) for name, each in values.items()}
+
+    def ticks(axes: Any) -> None:
+        if len(dims) <= 12:
+            axes.set_xticks(list(dims), [_short(name) for name in found.dims], rotation=30, ha="right")
+
+    caption = "Of absolute actions. What errs by no more than float32 rounding is not drawn: 0 has no logarithm."
+    return _series(title, caption, lines, ("dim", label), logarithmic="y", after=ticks)
+
+
+def _series(
+    title: str,
+    caption: str,
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    labels: tuple[str, str],
+    *,
+    logarithmic: str,
+    after: Callable[[Any], None] | None = None,
+) -> Plot:
+    """Return one line of dots per name, with the names above; what has no logarithm is left out."""
+
+    def known(value: float, axis: str) -> float:
+        return value if value > 0 or axis not in logarithmic else math.nan
+
+    def paint(axes: Any) -> None:
+        seen = False
+        for (name, (x, y)), colour, marker in zip(lines.items(), SERIES * 99, MARKERS * 99, strict=False):
+            points = [known(each, "x") for each in x], [known(each, "y") for each in y]
+            seen |= any(math.isfinite(a) and math.isfinite(b) for a, b in zip(*points, strict=True))
+            axes.plot(*points, f"{marker}-", markersize=5, linewidth=0.8, color=colour, label=_short(name, LONG_NAME))
+        for axis in logarithmic if seen else "":  # of nothing there is no logarithm
+            _logarithmic(axes, axis)
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        axes.margins(0.08)
+        axes.legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, borderaxespad=0.2)
+        if after is not None:
+            after(axes)
+
+    extra = 0.17 * math.ceil(len(lines) / 2)  # the legend takes none of the drawing's room
+    return draw(title, caption, paint, height=HEIGHT + extra)
+
+
+def _bars(
+    title: str, caption: str, names: Sequence[str], values: Mapping[str, Sequence[float | None]], label: str
+) -> Plot:
+    """Return bars of `values` by name, the first name on top, on a logarithmic axis."""
+
+    def paint(axes: Any) -> None:
+        width = 0.8 / len(values)
+        for i, ((key, each), colour) in enumerate(zip(values.items(), SERIES, strict=False)):
+            at = [row + (i - (len(values) - 1) / 2) * width for row in range(len(names))]
+            axes.barh(at, [math.nan if v is None else v for v in each], width, color=colour, label=key)
+        axes.set_yticks(range(len(names)), [_short(name, LONG_NAME) for name in names])
+        axes.invert_yaxis()
+        if any(v for each in values.values() for v in each):
+            _logarithmic(axes, "x")
+        axes.set_xlabel(label)
+        axes.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1), fontsize=8, borderaxespad=0.2)
+
+    return draw(title, caption, paint, height=max(HEIGHT, 0.36 * len(names) + 1))
+
+
+def _logarithmic(axes: Any, which: str) -> None:
+    """Give an axis a logarithmic scale whose labels do not run into each other: 1, 2, 5, or whole decades only."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    getattr(axes, f"set_{which}scale")("log")
+    axis = getattr(axes, f"{which}axis")
+    low, high = getattr(axes, f"get_{which}lim")()
+    if max(low, high) / min(low, high) < FEW_DECADES:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def draw(title: str, caption: str, paint: Callable[[Any], None], rows: int = 1, *, height: float = HEIGHT) -> Plot:
+    """Return a plot that `paint(axes)` makes; `axes` is a list of `rows` where there are several.
+
+    Args:
+        title: above it.
+        caption: below it.
+        paint: draws.
+        rows: of axes, one above the other.
+        height: in inches, of a single one.
+    """
     require("matplotlib", "plots")
     from matplotlib.figure import Figure
 
     with _style(title), warnings.catch_warnings():
         # text stays text: the page's font has what this one lacks
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure = Figure(figsize=(WIDTH, HEIGHT if rows == 1 else 1.5 * rows + 0.4), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height if rows == 1 else 1.5 * rows + 0.4), layout="constrained")
         axes = figure.subplots(rows, 1, sharex=rows > 1)
         paint(axes)
         buffer = io.StringIO()
@@ -275,8 +426,9 @@ def _jumps(report: AuditReport) -> Plot | None:
         axes.plot(curve["eta"], curve["largest"], "s-", markersize=3, color=SECOND, label="worst episode")
         axes.axhline(parts["threshold"], color=INK, linewidth=1, linestyle="--", label="counts as far (at 5 %)")
         axes.set_xscale("log")
-        axes.set_xlabel("size of the noise, half ranges per coordinate")
-        axes.set_ylabel("excess jump, half ranges")
+        unit = "half spans (relative)" if parts.get("of_relative") else "half ranges"
+        axes.set_xlabel(f"size of the noise, {unit} per coordinate")
+        axes.set_ylabel(f"excess jump, {unit}")
         axes.margins(y=0.12)
         axes.legend(loc="best")
 

@@ -7,7 +7,7 @@ each is held to what it must be: integers of the tokenizer, log-probabilities, a
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ __all__ = [
     "check_normalised",
     "checked",
     "derived",
+    "drawn",
     "leveled",
     "named_state",
 ]
@@ -303,22 +304,59 @@ def _check_draws(policy: CheckedPolicy, states: States, seed: int, draws: int) -
     return is_telling
 
 
+def drawn(policy: CheckedPolicy, states: States, ids: Ints) -> tuple[Ints, Bools]:
+    """Say which of the `ids (b, n)` that a policy drew for `states (b, ds)` were drawn, the end of a chunk among them.
+
+    Returns:
+        The ids, with one more column of pads where that is where the longest chunks end, and which of them have a share
+        in the log-probability of their row, both `(b, n)`.
+    """
+    found = _explained(policy, states, ids)
+    return found.ids, found.counted
+
+
 def _check_chain(policy: CheckedPolicy, states: States, seed: int) -> None:
     """Refuse log-probabilities of drawn rows that are not the sum of log_softmax(logits) over their ids."""
     repeated = np.repeat(states, LOOKS, axis=0)
     ids = policy.sample(repeated, seed=seed)
-    claimed = policy.log_prob_of_own(repeated, ids)
-    most = LOGIT_ROUNDING * np.sqrt((ids != policy.pad).sum(1) + 1)
+    found = _explained(policy, repeated, ids)
+    bad = np.flatnonzero(found.gap > LOGIT_ROUNDING * np.sqrt((ids != policy.pad).sum(1) + 1))
+    if len(bad):
+        raise ActionValueError(
+            f"expected log_prob to be the sum of log_softmax(logits) over the ids of a row, got "
+            f"{found.claimed[bad[0]]:.4g} and a sum of {found.summed[bad[0]]:.4g} for "
+            f"{named_state(states, np.unique(bad // LOOKS))}; let both have the temperature and masks that sample uses"
+        )
+
+
+class _Explained(NamedTuple):
+    """Rows of `ids (b, n)`, which of them are `counted (b, n)`, and two log-probabilities `(b,)` of each row."""
+
+    ids: Ints
+    counted: Bools
+    claimed: Floats
+    summed: Floats
+
+    @property
+    def gap(self) -> Floats:
+        return np.abs(self.claimed - self.summed)
+
+
+def _explained(policy: CheckedPolicy, states: States, ids: Ints) -> _Explained:
+    """Return drawn rows with the ids counted whose logits explain their log-probabilities best."""
+    claimed = policy.log_prob_of_own(states, ids)
+    best: _Explained | None = None
     for rows, counted in _countings(policy, ids):
-        summed = _chained(policy, repeated, rows, counted)
-        bad = np.flatnonzero(np.abs(claimed - summed) > most)
-        if not len(bad):
-            return
-    raise ActionValueError(
-        f"expected log_prob to be the sum of log_softmax(logits) over the ids of a row, got {claimed[bad[0]]:.4g} and "
-        f"a sum of {summed[bad[0]]:.4g} for {named_state(states, np.unique(bad // LOOKS))}; let both have the "
-        "temperature and masks that sample uses"
-    )
+        try:
+            found = _Explained(rows, counted, claimed, _chained(policy, states, rows, counted))
+        except ActionValueError:
+            if best is None:
+                raise
+            continue  # of what follows a whole chunk nobody need say anything
+        best = found if best is None or found.gap.max() < best.gap.max() else best
+        if best.gap.max() <= ROUNDING:
+            break
+    return cast(_Explained, best)
 
 
 def _countings(policy: CheckedPolicy, ids: Ints) -> Iterator[tuple[Ints, Bools]]:

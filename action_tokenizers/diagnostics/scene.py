@@ -1,6 +1,5 @@
 """The held-out chunks that every tokenizer of a comparison is measured on, absolute and as it codes them."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 
 from action_tokenizers.base import ActionTokenizer
 from action_tokenizers.data import Chunks, ChunkSample, Episodes, Relative
-from action_tokenizers.data.chunks import ChunkPlan, gather, plan_chunks
+from action_tokenizers.data.chunks import ChunkPlan, gather
 from action_tokenizers.doors import hold_last
 from action_tokenizers.errors import ActionShapeError, NotFittedError
 
@@ -140,16 +139,6 @@ class Scene:
         exists = self.plan.first + self.horizon < lengths
         plan = ChunkPlan(self.plan.position[exists], self.plan.first[exists] + 1, self.horizon, ())
         return exists, Coded.of(gather(self.episodes, plan, tokenizer.relative), tokenizer.relative)
-
-    def tiled(self, tokenizer: ActionTokenizer) -> Iterator[tuple[_Floats, Coded]]:
-        """Yield per episode its chunks one after another, absolute and coded; the last one is padded by repetition."""
-        for i, length in enumerate(self.episodes.lengths):
-            if length < self.horizon:
-                continue
-            plan = plan_chunks(self.episodes[[i]], self.horizon, self.horizon, pad_tail=True)
-            recorded = gather(self.episodes[[i]], plan)
-            coded = recorded if tokenizer.relative is None else gather(self.episodes[[i]], plan, tokenizer.relative)
-            yield recorded.actions, Coded.of(coded, tokenizer.relative)
 
 
 def key_of(tokenizer: ActionTokenizer, episodes: Episodes) -> str:

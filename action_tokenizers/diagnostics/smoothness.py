@@ -1,7 +1,8 @@
 """How far decoded actions jump when recorded ones move a little: the jump alarm, and how often ids change.
 
-All numbers are in units of half the range of each dim, so that the range of an action is 2; norms are Euclidean over
-the dims of a step, and of a chunk the largest over its steps. A tokenizer that codes every step alone is judged step by
+All numbers are in units of half the range of each dim (of relative actions: half the span of these, see
+`Subject.in_own_units`), so that the range of an action is 2; norms are Euclidean over the dims of a step, and of a
+chunk the largest over its steps. A tokenizer that codes every step alone is judged step by
 step, any other chunk by chunk. The excess jump of a pair is how much farther its decoded actions lie apart than the
 actions themselves; here one of the two is recorded and the other near it (see `jumps` for all actions). None of this
 forecasts what execution does: it is a worst case.
@@ -162,7 +163,7 @@ def flips(subject: Subject, eta: float = FINE, *, seed: int = 0) -> Measure:
         (pads compared like ids), `jump_given_flip`, the mean move of the decoded action where an id changed, None
         where none did, and `far`, the share of moves beyond 3, 5 and 10 mean errors.
     """
-    rng = np.random.default_rng(seed)
+    subject, rng = subject.in_own_units(), np.random.default_rng(seed)
     t, d = subject.coded.actions.shape[1:]
     rows = subject.sample(max(64, VALUES // (t * d)), rng)
     noise = rng.uniform(-eta, eta, (len(rows), t, d)) * subject.unit * subject.moving
@@ -181,12 +182,13 @@ def flips(subject: Subject, eta: float = FINE, *, seed: int = 0) -> Measure:
         FLIPS,
         episode_means(flipped, counts, subject.episode[rows]),
         {"episodes": len(np.unique(subject.episode[rows])), "chunks": len(rows)},
-        note="Per step." if subject.steps_alone else "Per chunk.",
+        note=f"{'Per step.' if subject.steps_alone else 'Per chunk.'} {_unit_note(subject)}".strip(),
         parts={
             "eta": eta,
             "by_position": _share(changed, said),
             "jump_given_flip": _mean_or_none(jump[flipped & counts]),
             "far": {str(k): float((jump[counts] > k * subject.mean_error).mean()) for k in FACTORS},
+            **_of_relative(subject),
         },
     )
 
@@ -204,12 +206,13 @@ def _episode_jump(
     curve = [moves.worst(e, "noise", draws, seed) for e in etas]
     told = {family: _exceeding(values, threshold) for family, values in worst.items()}
     row = EPISODE_JUMP_FINE if eta == FINE else EPISODE_JUMP
+    few = f"Fewer than {LEAST_EPISODES} episodes: too few for the alarm." if n < LEAST_EPISODES else ""
     return row.measure(
         told["noise"]["share"],
         interval=told["noise"]["interval"],
         method="Clopper-Pearson",
         n={"episodes": n, "chunks": len(subject), "draws": draws},
-        note=f"Fewer than {LEAST_EPISODES} episodes: too few for the alarm." if n < LEAST_EPISODES else "",
+        note=f"{few} {_unit_note(subject)}".strip(),
         parts={
             "eta": eta,
             "threshold": threshold,
@@ -221,15 +224,29 @@ def _episode_jump(
                 "median": [float(np.median(values)) for values in curve],
                 "largest": [float(values.max()) for values in curve],
             },
+            **_of_relative(subject),
         },
     )
+
+
+def _unit_note(subject: Subject) -> str:
+    if subject.tokenizer.relative is None:
+        return ""
+    return "Noise and jumps in half spans of the relative actions that are coded, not of the absolute ones."
+
+
+def _of_relative(subject: Subject) -> dict[str, Any]:
+    """Return the units of a subject of relative actions, and its mean error in them: others count in absolute ones."""
+    if subject.tokenizer.relative is None:
+        return {}
+    return {"of_relative": {"unit": subject.unit.tolist(), "mean_error": subject.mean_error}}
 
 
 class _Moves:
     """The ways to move recorded chunks, all but `time` by at most eta per coordinate, and how far they jump then."""
 
     def __init__(self, subject: Subject) -> None:
-        self.subject = subject
+        self.subject = subject.in_own_units()
         self._known: dict[tuple[float, str, int, int], Doubles] = {}
 
     def worst(self, eta: float, family: str, draws: int, seed: int) -> Doubles:

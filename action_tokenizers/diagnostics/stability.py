@@ -2,37 +2,31 @@
 
 A tokenizer's error enters the robot as a disturbance of its actions, so what it costs depends on whether the system
 forgets disturbances (incremental input-to-state stability; Cao & Xie 2026, Def 3). The decoded actions are executed
-open loop from the recorded start, and compared with the exact ones under the same noise. Without a simulator,
-`dynamics` has a stand-in.
+open loop from the recorded start, and compared with the exact ones under the same noise (`execution`). Without a
+simulator, `dynamics` has a stand-in.
 
 Errors of actions are in half ranges (`Subject`), states in whatever units they come in.
 """
 
-import math
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from action_tokenizers.base import Progress
+from action_tokenizers.diagnostics.execution import Bench, Outcome, Replay, decoded_episodes
 from action_tokenizers.diagnostics.measure import Estimator, Kind, Measure, bootstrap_t, clopper_pearson
 from action_tokenizers.diagnostics.subject import Subject
 
 __all__ = [
     "ESTIMATORS",
-    "Outcome",
-    "Replay",
-    "decoded_episodes",
     "growth_rate",
     "largest_gain",
     "replay_measures",
 ]
 
 Floats = npt.NDArray[np.float64]
-Actions = npt.NDArray[np.float32]
 
 NEGLIGIBLE = 1e-6  # an error of an action below this is rounding of float32
 ROUNDING = 1e-12  # likewise of a deviation, as a share of the largest
@@ -114,24 +108,6 @@ REPLAY_GROWTH = Estimator(
 ESTIMATORS: tuple[Estimator, ...] = (REPLAY_DEVIATION, REPLAY_SCORE, REPLAY_GAIN, REPLAY_GROWTH)
 
 
-class Outcome(NamedTuple):
-    """What an execution of actions led to.
-
-    Attributes:
-        states: `(t + 1, k)`, from the start on, or `(t, k)`, after each of t actions, in physical units: one array, or
-            several by name, such as hand and object.
-        score: success 0 or 1, coverage 0..1, higher is better; None where there is none.
-    """
-
-    states: Mapping[str, Floats] | Floats
-    score: float | None = None
-
-
-Replay = Callable[[int, Actions], Outcome]
-"""Called as `replay(name, actions)`: executes `actions (t, d)`, absolute and in raw units, open loop from the recorded
-start of the episode of that name (`Episodes.names`), always with the same noise."""
-
-
 def replay_measures(
     subject: Subject,
     replay: Replay,
@@ -161,29 +137,12 @@ def replay_measures(
     """
     mean = float(subject.average(np.linalg.norm(subject.error, axis=-1)).mean())
     sizes = [size * mean for size in probes] if mean > NEGLIGIBLE else []
-    bench = _Bench(subject, replay, {} if baseline is None else baseline, sizes, seed)
+    bench = Bench(subject, replay, {} if baseline is None else baseline, sizes, seed)
     for done, (position, recorded, decoded) in enumerate(decoded_episodes(subject), 1):
         bench.replay_episode(position, recorded, decoded)
         if progress is not None:
             progress("replay", done, len(subject.present))
     return [_deviation(bench), _score(bench), _gain(bench), _growth(bench)]
-
-
-def decoded_episodes(subject: Subject) -> Iterator[tuple[int, Actions, Actions]]:
-    """Yield per episode with chunks its position, and its recorded and decoded actions `(t_i, d)`, absolute and raw.
-
-    Where no chunk covers a step, the decoded action is the recorded one.
-    """
-    # to the bit what is decoded, and so not recorded actions plus errors: contacts amplify rounding
-    absolute = subject.coded.absolute(subject.decoded)
-    steps = subject.first[:, None] + np.arange(subject.horizon)
-    for position in subject.present.tolist():
-        rows = subject.episode == position
-        real = subject.real[rows]
-        recorded = subject.episodes.actions[position]
-        decoded = recorded.copy()
-        decoded[steps[rows][real]] = absolute[rows][real]
-        yield position, recorded, decoded
 
 
 def largest_gain(deviation: Floats, size: Floats) -> float | None:
@@ -218,240 +177,63 @@ def growth_rate(deviation: Floats) -> float | None:
     return float(np.polyfit(steps, np.log(deviation[steps]), 1)[0])
 
 
-class _UnusableError(Exception):
-    """What a replay returned cannot be used; says why in a line."""
+def _measure(
+    bench: Bench,
+    row: Estimator,
+    value: float | None,
+    *,
+    interval: tuple[float, float] | None = None,
+    method: str = BOOTSTRAP,
+    episodes: int | None = None,
+    note: str = "",
+    **parts: Any,
+) -> Measure:
+    """Return a measure of the episodes, or of so many of them, that says what was left out."""
+    return row.measure(
+        value,
+        interval=interval,
+        method=None if interval is None else method,
+        n={
+            "episodes": len(bench.runs) if episodes is None else episodes,
+            "failed": len({item["episode"] for item in bench.failed}),
+        },
+        note=f"{_left_out(bench)} {note}".strip(),
+        parts={**parts, "episodes": [run.name for run in bench.runs], "failed": bench.failed},
+    )
 
 
-class _Course(NamedTuple):
-    """A checked outcome: states `(rows, k)` by group, and the score."""
-
-    groups: dict[str, Floats]
-    score: float | None
-
-
-@dataclass(frozen=True)
-class _Replayed:
-    """One episode: deviations `(t + 1,)` by group, scores, and gains by disturbance and group."""
-
-    name: int
-    deviation: dict[str, Floats]
-    exact: float | None
-    decoded: float | None
-    gains: dict[str, dict[str, float | None]]
-    from_recorded: float | None
-
-
-@dataclass
-class _Bench:
-    """Replays episodes one after another, and collects what came of it; `probes` are in half ranges."""
-
-    subject: Subject
-    replay: Replay
-    baseline: MutableMapping[int, Outcome]
-    probes: Sequence[float]
-    seed: int
-    runs: list[_Replayed] = field(default_factory=list)
-    failed: list[dict[str, Any]] = field(default_factory=list)
-    repeat: float | None = None
-
-    @property
-    def groups(self) -> list[str]:
-        return list(self.runs[0].deviation) if self.runs else []
-
-    def replay_episode(self, position: int, recorded: Actions, decoded: Actions) -> None:
-        """Replay one episode; what fails is noted down."""
-        name = self.subject.episodes.names[position]
-        with self._noted(name):
-            exact = self._exact(name, recorded)
-            deviation, score = self._against(exact, "decoded actions", name, decoded)
-            if not self.runs:
-                # a simulator with noise of its own cannot be compared with itself
-                with self._noted(name):
-                    again, _ = self._against(exact, "exact actions again", name, recorded)
-                    self.repeat = max(float(distance.max()) for distance in again.values())
-            gains = {"quantization": self._gains(deviation, recorded, decoded)}
-            for label, moved in self._disturbed(recorded, position):
-                with self._noted(name):
-                    moves, _ = self._against(exact, label, name, moved)
-                    gains[label] = self._gains(moves, recorded, moved)
-            away = self._from_recorded(position, exact)
-            self.runs.append(_Replayed(name, deviation, exact.score, score, gains, away))
-
-    def measure(
-        self,
-        row: Estimator,
-        value: float | None,
-        *,
-        interval: tuple[float, float] | None = None,
-        method: str = BOOTSTRAP,
-        episodes: int | None = None,
-        note: str = "",
-        **parts: Any,
-    ) -> Measure:
-        """Return a measure of the episodes, or of so many of them, that says what was left out."""
-        return row.measure(
-            value,
-            interval=interval,
-            method=None if interval is None else method,
-            n={
-                "episodes": len(self.runs) if episodes is None else episodes,
-                "failed": len({item["episode"] for item in self.failed}),
-            },
-            note=f"{self._note()} {note}".strip(),
-            parts={**parts, "episodes": [run.name for run in self.runs], "failed": self.failed},
+def _left_out(bench: Bench) -> str:
+    """Say in words what was left out, and whether the simulator repeats itself."""
+    said = []
+    if bench.failed:
+        first = bench.failed[0]
+        said.append(
+            f"Replays that failed: {len(bench.failed)}, the first in episode {first['episode']} "
+            f"({first['reason']}). They are left out; where decoded actions made the simulator fail, the numbers "
+            "are better than the truth."
         )
-
-    def worst_group(self, row: Estimator, values: Mapping[str, Floats], note: str = "", **parts: Any) -> Measure:
-        """Return the mean over episodes of `values (e,)` by group, of the group in which it is largest."""
-        means = {group: float(each.mean()) for group, each in values.items()}
-        worst = max(means, key=means.__getitem__)
-        interval = bootstrap_t(values[worst], seed=self.seed)
-        found = {"group": worst, "per_group": means, **parts}
-        return self.measure(row, means[worst], interval=interval, episodes=len(values[worst]), note=note, **found)
-
-    def _note(self) -> str:
-        """Say in words what was left out, and whether the simulator repeats itself."""
-        said = []
-        if self.failed:
-            first = self.failed[0]
-            said.append(
-                f"Replays that failed: {len(self.failed)}, the first in episode {first['episode']} "
-                f"({first['reason']}). They are left out; where decoded actions made the simulator fail, the numbers "
-                "are better than the truth."
-            )
-        if self.repeat:
-            said.append(
-                f"The same actions executed twice end {self.repeat:.3g} apart: the replay does not repeat its noise, "
-                "and deviations of that size mean nothing."
-            )
-        if len(self.runs) == 1:
-            said.append("One episode has no interval.")
-        return " ".join(said)
-
-    @contextmanager
-    def _noted(self, name: int) -> Iterator[None]:
-        try:
-            yield
-        except _UnusableError as problem:
-            self.failed.append({"episode": name, "reason": str(problem)})
-
-    def _exact(self, name: int, recorded: Actions) -> _Course:
-        with _naming("exact actions"):
-            outcome = self.baseline[name] if name in self.baseline else self._called(name, recorded)
-            course = _checked(outcome, len(recorded), self.groups)
-        self.baseline.setdefault(name, outcome)
-        return course
-
-    def _against(
-        self, exact: _Course, what: str, name: int, actions: Actions
-    ) -> tuple[dict[str, Floats], float | None]:
-        """Execute actions; return by group how far the states are from the exact ones `(t + 1,)`, and the score."""
-        with _naming(what):
-            course = _checked(self._called(name, actions), len(actions), list(exact.groups))
-            return _apart(exact, course, len(actions)), course.score
-
-    def _called(self, name: int, actions: Actions) -> Outcome:
-        try:
-            return self.replay(name, actions.copy())
-        except Exception as problem:  # a simulator fails in its own ways, and the other episodes must go on
-            told = (str(problem).splitlines() or [""])[0][:200]
-            raise _UnusableError(f"{type(problem).__name__}: {told}") from problem
-
-    def _gains(self, deviation: dict[str, Floats], recorded: Actions, moved: Actions) -> dict[str, float | None]:
-        size = np.linalg.norm((moved.astype(np.float64) - recorded) / self.subject.unit, axis=1)
-        return {group: largest_gain(distance, size) for group, distance in deviation.items()}
-
-    def _disturbed(self, recorded: Actions, position: int) -> Iterator[tuple[str, Actions]]:
-        """Yield the recorded actions with one push, and with random signs at every step, for each size."""
-        random = np.random.default_rng([self.seed, position])
-        steps, dim = recorded.shape
-        for size in self.probes:
-            push = np.zeros((steps, dim))
-            direction = random.standard_normal(dim)
-            push[random.integers(steps)] = size * direction / np.linalg.norm(direction)
-            signs = random.choice([-1.0, 1.0], (steps, dim)) * size / math.sqrt(dim)
-            for label, shift in (("push", push), ("signs", signs)):
-                yield f"{label} of {size:.3g}", (recorded + shift * self.subject.unit).astype(np.float32)
-
-    def _from_recorded(self, position: int, exact: _Course) -> float | None:
-        """Return how far the exact replay is from the recorded states, where it returns something of their kind."""
-        states, replayed = self.subject.episodes.states, exact.groups.get("state")
-        if states is None or replayed is None or replayed.shape[1] != states[position].shape[1]:
-            return None
-        recorded = states[position].astype(np.float64)
-        # states are recorded before each action
-        shift = 1 if len(replayed) == len(recorded) else 0
-        distance = np.linalg.norm(replayed[:-1] - recorded[shift:], axis=1)
-        return float(distance.max()) if len(distance) else None
-
-
-@contextmanager
-def _naming(what: str) -> Iterator[None]:
-    """Say which actions it was that led to something unusable."""
-    try:
-        yield
-    except _UnusableError as problem:
-        raise _UnusableError(f"{what}: {problem}") from problem
-
-
-def _checked(outcome: Any, steps: int, known: Sequence[str]) -> _Course:
-    """Check what a replay returned; `known` are the groups of states that others returned, none for the first."""
-    if not isinstance(outcome, Outcome):
-        raise _UnusableError(f"expected an Outcome, got {type(outcome).__name__}")
-    states = outcome.states if isinstance(outcome.states, Mapping) else {"state": outcome.states}
-    groups = {str(group): _trajectory(str(group), values, steps) for group, values in states.items()}
-    if not groups or set(groups) != set(known or groups):
-        raise _UnusableError(f"expected states of {sorted(known) or 'a group'}, got {sorted(groups)}")
-    return _Course(groups, _number(outcome.score))
-
-
-def _trajectory(group: str, values: Any, steps: int) -> Floats:
-    try:
-        states = np.asarray(values, np.float64)
-    except (TypeError, ValueError) as problem:
-        raise _UnusableError(f"expected states of numbers, got others in {group!r}") from problem
-    if states.ndim != 2 or len(states) not in (steps, steps + 1) or not states.shape[1]:
-        raise _UnusableError(
-            f"expected states ({steps} or {steps + 1}, k) for {steps} actions, got {states.shape} in {group!r}"
+    if bench.repeat:
+        said.append(
+            f"The same actions executed twice end {bench.repeat:.3g} apart: the replay does not repeat its noise, "
+            "and deviations of that size mean nothing."
         )
-    if not np.isfinite(states).all():
-        step = int(np.flatnonzero(~np.isfinite(states).all(1))[0])
-        raise _UnusableError(f"expected finite states, got others from row {step} on in {group!r}")
-    return states
+    if len(bench.runs) == 1:
+        said.append("One episode has no interval.")
+    return " ".join(said)
 
 
-def _number(score: Any) -> float | None:
-    if score is None:
-        return None
-    try:
-        number = float(score)
-    except (TypeError, ValueError) as problem:
-        raise _UnusableError(f"expected a score or None, got {type(score).__name__}") from problem
-    if not math.isfinite(number):
-        raise _UnusableError(f"expected a finite score or None, got {number}")
-    return number
+def _worst_group(bench: Bench, row: Estimator, values: Mapping[str, Floats], note: str = "", **parts: Any) -> Measure:
+    """Return the mean over episodes of `values (e,)` by group, of the group in which it is largest."""
+    means = {group: float(each.mean()) for group, each in values.items()}
+    worst = max(means, key=means.__getitem__)
+    interval = bootstrap_t(values[worst], seed=bench.seed)
+    found = {"group": worst, "per_group": means, **parts}
+    return _measure(bench, row, means[worst], interval=interval, episodes=len(values[worst]), note=note, **found)
 
 
-def _apart(exact: _Course, other: _Course, steps: int) -> dict[str, Floats]:
-    """Return by group the distance at the start and after each action, `(t + 1,)`."""
-    apart = {}
-    for group, states in exact.groups.items():
-        got = other.groups[group]
-        if got.shape != states.shape:
-            raise _UnusableError(
-                f"expected states {states.shape} as of the exact actions, got {got.shape} in {group!r}"
-            )
-        with np.errstate(over="ignore", invalid="ignore"):
-            distance = np.linalg.norm(got - states, axis=1)
-        if not np.isfinite(distance).all():
-            raise _UnusableError(f"the states of {group!r} diverge beyond what a number holds")
-        apart[group] = distance if len(distance) > steps else np.concatenate([[0.0], distance])
-    return apart
-
-
-def _deviation(bench: _Bench) -> Measure:
+def _deviation(bench: Bench) -> Measure:
     if not bench.runs:
-        return bench.measure(REPLAY_DEVIATION, None)
+        return _measure(bench, REPLAY_DEVIATION, None)
     curves = {group: [run.deviation[group] for run in bench.runs] for group in bench.groups}
     largest = {group: np.array([curve.max() for curve in each]) for group, each in curves.items()}
     distances = [run.from_recorded for run in bench.runs if run.from_recorded is not None]
@@ -462,7 +244,8 @@ def _deviation(bench: _Bench) -> Measure:
             f"The exact replay itself is {away:.3g} from the recorded states, farther than the decoded one from it: "
             "the replay does not reproduce the recording."
         )
-    return bench.worst_group(
+    return _worst_group(
+        bench,
         REPLAY_DEVIATION,
         largest,
         note,
@@ -482,11 +265,11 @@ def _mean_curve(curves: list[Floats]) -> list[float]:
     return means
 
 
-def _score(bench: _Bench) -> Measure:
+def _score(bench: Bench) -> Measure:
     scored = [run for run in bench.runs if run.exact is not None and run.decoded is not None]
     if not scored:
         note = "The replay gives no score." if bench.runs else ""
-        return bench.measure(REPLAY_SCORE, None, episodes=0, note=note)
+        return _measure(bench, REPLAY_SCORE, None, episodes=0, note=note)
     exact, decoded = np.array([(run.exact, run.decoded) for run in scored], np.float64).T
     loss = np.maximum(0, exact - decoded)
     is_share = bool(np.isin([exact, decoded], (0, 1)).all())
@@ -497,7 +280,8 @@ def _score(bench: _Bench) -> Measure:
     note = ""
     if is_share and exact.mean() < 1:
         note = f"The exact actions themselves succeed in {int(exact.sum())} of {len(exact)}."
-    return bench.measure(
+    return _measure(
+        bench,
         REPLAY_SCORE,
         float(loss.mean()),
         interval=interval(loss),
@@ -511,23 +295,24 @@ def _score(bench: _Bench) -> Measure:
     )
 
 
-def _gain(bench: _Bench) -> Measure:
+def _gain(bench: Bench) -> Measure:
     """The largest over episodes, groups and disturbances; in the parts for each kind of disturbance."""
     largest: dict[str, dict[str, float]] = {}
     for run in bench.runs:
-        for label, gains in run.gains.items():
+        for label, move in run.moves.items():
             kind = largest.setdefault(label, {})
-            for group, gain in gains.items():
+            for group, deviation in move.deviation.items():
+                gain = largest_gain(deviation, move.size)
                 if gain is not None:
                     kind[group] = max(gain, kind.get(group, 0.0))
     every = [gain for gains in largest.values() for gain in gains.values()]
     note = ""
     if bench.runs and not every:
         note = "No decoded action differs from the recorded one, so that nothing was tried."
-    return bench.measure(REPLAY_GAIN, max(every, default=None), note=note, per_disturbance=largest)
+    return _measure(bench, REPLAY_GAIN, max(every, default=None), note=note, per_disturbance=largest)
 
 
-def _growth(bench: _Bench) -> Measure:
+def _growth(bench: Bench) -> Measure:
     rates: dict[str, Floats] = {}
     factors: dict[str, dict[str, Any]] = {}
     whole: dict[str, float | None] = {}
@@ -543,8 +328,8 @@ def _growth(bench: _Bench) -> Measure:
         whole[group] = float(np.mean(all_steps)) if all_steps else None
     if not rates:
         note = "No episode deviates at three steps of its second half." if bench.runs else ""
-        return bench.measure(REPLAY_GROWTH, None, note=note)
-    return bench.worst_group(REPLAY_GROWTH, rates, factor=factors, whole=whole)
+        return _measure(bench, REPLAY_GROWTH, None, note=note)
+    return _worst_group(bench, REPLAY_GROWTH, rates, factor=factors, whole=whole)
 
 
 def _factor(logarithms: Floats, seed: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`Subject`: a tokenizer on held-out episodes, coded once, for every estimator of the audit to look at."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -86,6 +86,20 @@ class Subject:
         """`(d,)` which dims move at all in what was recorded: a constant one is perturbed by nobody."""
         moving: Bools = np.ptp(self.coded.actions[self.real], axis=0) > 0
         return moving
+
+    def in_own_units(self) -> "Subject":
+        """Return the same in half spans of what the tokenizer codes: of the relative actions, where it codes such.
+
+        A chunk relative to where it begins may span a small part of what absolute actions do. Next to the range of
+        those no relative action is far from any other, though it may lead the opposite way: what asks whether a small
+        change decodes to a far one must ask in the units of what is coded, as of episodes recorded as differences.
+        """
+        relative = self.tokenizer.relative
+        if relative is None:
+            return self
+        half = np.ptp(self.coded.actions[self.real], axis=0).astype(np.float64) / 2
+        own = np.array([mode is not None for mode in relative.modes(len(half))]) & (half > 0)
+        return replace(self, unit=np.where(own, half, self.unit))
 
     def __len__(self) -> int:
         """Return the number of chunks."""

@@ -23,7 +23,7 @@ from action_tokenizers.diagnostics.measure import (
     hoeffding,
     share_interval,
 )
-from action_tokenizers.diagnostics.policy import TokenPolicy
+from action_tokenizers.diagnostics.policy import TokenPolicy, drawn
 from action_tokenizers.diagnostics.probe import MULTIPLES, SIGMAS, Compared, Probe
 from action_tokenizers.diagnostics.subject import Subject
 
@@ -327,12 +327,11 @@ def _of_sums(values: Floats, seed: int) -> tuple[float, float] | None:
 
 
 def _certificates(probe: Probe) -> list[Floats]:
-    """Return per ring the certificate of each pair `(b,)`, along one drawn chunk."""
-    ids = probe.own[:: probe.draws]
-    pad = probe.subject.tokenizer.pad_id
+    """Return per ring the certificate of each pair `(b,)`, along one drawn chunk and its end, where that is drawn."""
+    ids, counted = drawn(probe.policy, probe.here, probe.own[:: probe.draws])
     totals = [np.zeros(len(ids)) for _ in probe.rings]
     for j in range(ids.shape[1]):
-        counts = np.ones(len(ids), np.bool_) if pad is None else ids[:, j] != pad
+        counts = counted[:, j]
         if not counts.any():
             break
         prefix = ids[counts, :j]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from action_tokenizers import Episodes
-from action_tokenizers.diagnostics.stability import Outcome
+from action_tokenizers.diagnostics.execution import Outcome
 
 STEP = 0.02  # metres per action of 1
 REACH = 0.01  # at which the expert shuts the gripper

@@ -47,7 +47,7 @@ from replay_tokenizers import Entry, tokenizers
 from action_tokenizers import Episodes
 from action_tokenizers.diagnostics.audit import audit
 from action_tokenizers.diagnostics.error import unit_of
-from action_tokenizers.diagnostics.stability import Outcome, Replay
+from action_tokenizers.diagnostics.execution import Outcome, Replay
 
 META_WORLD = (
     *("peg-insert-side-v3", "assembly-v3", "pick-place-v3", "door-open-v3"),

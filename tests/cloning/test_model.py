@@ -109,7 +109,7 @@ class TestExecutedSteps:
     def test_bad_input(self):
         episodes = Episodes([np.zeros((5, 1))], states=[np.zeros((5, 1))])
         tokenizer = BinningTokenizer(horizon=4).fit([np.linspace(0, 1, 8)[:, None]])
-        with pytest.raises(ActionValueError, match="execute in 1..4"):
+        with pytest.raises(ActionValueError, match=r"execute in 1\.\.4"):
             executed_steps(tokenizer, episodes, execute=5)
         with pytest.raises(ActionValueError, match="with states"):
             executed_steps(tokenizer, Episodes([np.zeros((5, 1))]))

@@ -220,7 +220,7 @@ class TestBadInput:
             planner(execute=3)
         with pytest.raises(ActionValueError, match="sub_horizon an integer >= 1, got 0"):
             planner(sub_horizon=0)
-        with pytest.raises(ActionValueError, match="expected a model.*got NoneType"):
+        with pytest.raises(ActionValueError, match=r"expected a model.*got NoneType"):
             planner(sub_horizon=2)
         with pytest.raises(ActionValueError, match="expected a policy with sample"):
             Planner(object(), tokenizer())

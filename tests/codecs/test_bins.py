@@ -1,11 +1,15 @@
 """Where cells begin and end, and which one a value is in."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
 import torch
 
+import action_tokenizers
+from action_tokenizers import Episodes
 from action_tokenizers.codecs.bins import (
     bin_index,
     bin_value,
@@ -163,6 +167,67 @@ def test_quantile_cells_beside_mass_points(seed):
     assert abs(centres[np.digitize(1.0, edges)] - 1) < 0.06
     low, high = np.digitize(0.0, edges), np.digitize(1.0, edges)
     assert low != high
+
+
+@pytest.mark.parametrize("k", [32, 256])
+def test_motion_that_decays_to_zero_takes_no_cells_among_denormal_numbers(k):
+    """In a range symmetric about 0, normalised values may be as small as 1e-45, which are 0 where denormals are."""
+    decaying = (0.9 ** np.arange(980)).astype(np.float32)
+    values = np.concatenate([decaying, -decaying])
+    tiny = np.finfo(np.float32).tiny
+    assert 0 < np.abs(values).min() < 1e-44
+    assert (np.abs(exactly_distinct(values, k)) < tiny).sum() >= k / 8  # were every distinct value its own
+    edges, centres = quantile_cells(values, k)
+    assert len(centres) == k
+    denormal = np.digitize(values[np.abs(values) < tiny / 4], edges)
+    assert (denormal == denormal[0]).all()
+    assert (np.abs(centres) >= tiny).sum() >= k - 3  # what 0 does not need goes to the others
+
+
+def test_so_few_values_that_each_is_a_level_are_not_denormal_either():
+    values = np.repeat(np.array([-1e-40, 0, 1e-40, 0.5], np.float32), 3)
+    assert quantile_cells(values, 4)[1].tolist() == [0, 0.5]
+
+
+def exactly_distinct(values, k):
+    """The codewords of `quantile_cells` where every distinct value is one of its own."""
+    quantiles = np.quantile(values, (np.arange(k) + 0.5) / k, method="nearest")
+    found, times = np.unique(quantiles, return_counts=True)
+    atoms = found[times > 1]
+    rest = values[~np.isin(values, atoms)]
+    if not len(atoms) or not len(rest):
+        return found
+    return np.unique(np.concatenate([atoms, exactly_distinct(rest, k - len(atoms))]))
+
+
+ORDINARY = {
+    "normal": lambda rng: rng.normal(0, 0.3, 5000).clip(-1, 1),
+    "uniform": lambda rng: rng.uniform(-1, 1, 5000),
+    "at the ends": lambda rng: np.concatenate([rng.uniform(0.9999, 1, 3000), -rng.uniform(0.9999, 1, 3000)]),
+    "at rest": lambda rng: np.where(rng.random(5000) < 0.9, 0, rng.uniform(-1, 1, 5000)),
+    "rounded": lambda rng: rng.normal(0, 0.3, 5000).round(3).clip(-1, 1),
+}
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+@pytest.mark.parametrize("k", [2, 16, 256])
+def test_quantile_cells_of_ordinary_data_are_those_of_distinct_values_to_the_bit(name, k):
+    for seed in range(5):
+        values = ORDINARY[name](np.random.default_rng(seed)).astype(np.float32)
+        codewords = exactly_distinct(values, k).astype(np.float64)
+        edges, _ = quantile_cells(values, k)
+        assert edges.tolist() == ((codewords[:-1] + codewords[1:]) / 2).tolist()
+
+
+def test_quantile_cells_of_recorded_data_are_those_of_distinct_values_to_the_bit():
+    recorded = np.concatenate(Episodes.load(Path(action_tokenizers.__file__).parent / "data" / "demo").actions)
+    middle, half = (recorded.max(0) + recorded.min(0)) / 2, np.ptp(recorded, axis=0) / 2
+    normalised = ((recorded - middle) / np.where(half > 0, half, 1)).T
+    moving = [values for values in normalised if len(np.unique(values)) > 64]
+    assert moving
+    for values in moving:
+        codewords = exactly_distinct(values, 64).astype(np.float64)
+        assert quantile_cells(values, 64)[0].tolist() == ((codewords[:-1] + codewords[1:]) / 2).tolist()
 
 
 @pytest.mark.parametrize("k", [3, 5, 9])

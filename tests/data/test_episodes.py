@@ -199,6 +199,16 @@ def test_a_pad_mask_of_other_numbers_is_refused():
     assert Episodes.from_arrays([np.zeros((2, 2))], action_is_pad=[[0, 1]]).action_is_pad[0].tolist() == [False, True]
 
 
+def test_padding_is_the_mask_or_nothing():
+    actions = [np.zeros((3, 2)), np.zeros((2, 2))]
+    assert [mask.tolist() for mask in Episodes(actions).padding] == [[False] * 3, [False] * 2]
+    padded = Episodes(actions, action_is_pad=[[0, 0, 1], [0, 1]])
+    assert [mask.tolist() for mask in padded.padding] == [[False, False, True], [False, True]]
+    assert [mask.dtype for mask in padded.padding] == [np.bool_] * 2
+    with pytest.raises(AttributeError):
+        padded.padding = None
+
+
 def test_replace_keeps_all_but_what_it_names():
     mine = Episodes.from_arrays(
         [np.zeros((5, 2)), np.ones((4, 2))],

@@ -6,8 +6,8 @@ import pytest
 from action_tokenizers import BinningTokenizer, Episodes, FASTTokenizer
 from action_tokenizers.data import smooth_episodes
 from action_tokenizers.diagnostics.audit import audit
+from action_tokenizers.diagnostics.execution import Outcome
 from action_tokenizers.diagnostics.report import AuditReport
-from action_tokenizers.diagnostics.stability import Outcome
 
 HORIZON = 4
 HOSTILE = "<script>alert('name')</script>"

@@ -1,6 +1,8 @@
 import dataclasses
 import json
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -16,10 +18,11 @@ from action_tokenizers import (
     ResidualVQTokenizer,
 )
 from action_tokenizers.data import ChunkSample, smooth_episodes
+from action_tokenizers.diagnostics import report as report_module
 from action_tokenizers.diagnostics.audit import ALWAYS, STAGES, audit
+from action_tokenizers.diagnostics.execution import Outcome
 from action_tokenizers.diagnostics.known import Trap, binning_control
 from action_tokenizers.diagnostics.report import Status
-from action_tokenizers.diagnostics.stability import Outcome
 
 QUICK = ("error", "smoothness", "codebook")
 
@@ -135,6 +138,12 @@ def test_relative_actions_are_audited_as_they_are_executed(split):
     train, test = split
     sample = ChunkSample(horizon=8).add(train, 8, 1, Relative("previous"))
     report = audit(BinningTokenizer(horizon=8).fit(sample), test, stages=QUICK)
+    assert any("codes relative actions" in note for note in report.notes)
+    assert "smoothness alarm and changed ids in half spans of the relative ones" in report.notes[-1]
+    for name in ("excess_jump", "modulus"):
+        assert "of that range, the relative actions that it codes span at most" in report.measure(name).caveat
+    schema = json.loads((Path(report_module.__file__).parent / "audit.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(json.loads(report.to_json_text()), schema)
     # deltas add up: what is executed drifts far more than the error of a delta
     assert report.measure("drift").value > 2 * report.measure("error_mean").value / np.sqrt(16)
     assert report.examples[0]["recorded"] == pytest.approx(

@@ -175,9 +175,24 @@ def test_markdown_and_json_hold_the_table(comparison):
         assert column.meaning in text
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert all(line.count("|") == len(families()) + 2 for line in table)
-    data = json.loads(comparison.to_json())
+    data = comparison.to_json()
+    assert json.loads(comparison.to_json_text()) == data
+    assert comparison.to_json_text().endswith("}\n")
+    assert "audits" not in data
     assert data["tokenizers"]["fast"]["tokens"] == comparison.rows["fast"]["tokens"]
     assert data["data"]["horizon"] == 10
+
+
+def test_numbers_that_json_lacks_are_none(comparison):
+    rows = {"a": {**comparison.rows["fast"], "drift": float("nan")}}
+    assert replace(comparison, rows=rows).to_json()["tokenizers"]["a"]["drift"] is None
+
+
+def test_the_page_names_every_tokenizer(comparison):
+    page = comparison.to_html()
+    for name in comparison.rows:
+        assert name.replace("_", "_<wbr>") in page
+    assert page.count("<svg") == 5
 
 
 def test_the_error_on_the_fit_stands_beside_the_held_out_one(episodes):

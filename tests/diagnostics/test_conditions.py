@@ -1,5 +1,7 @@
 """Every condition, from measures made by hand: where it holds, fails and is not shown, and at the border."""
 
+from dataclasses import replace
+
 import pytest
 
 from action_tokenizers.diagnostics.conditions import ADVICE, SCALE, advise, decide, silent_failure
@@ -239,6 +241,47 @@ class TestSmoothTokenizer:
 
 
 NARROW, WIDE = FINE / 2, FINE * 2
+
+
+def of_relative(measure, mean_error):
+    """As a tokenizer of relative actions has it: in units of its own, where its mean error is another."""
+    return replace(measure, parts={**measure.parts, "of_relative": {"unit": [0.1], "mean_error": mean_error}})
+
+
+class TestRelative:
+    """Errors are in half ranges of absolute actions, the alarm in half spans of the relative ones."""
+
+    def own(self, mean_error, *, on=False):
+        return [of_relative(each, mean_error) for each in alarm(on).values()]
+
+    def test_a_jump_in_other_units_is_not_held_against_the_alarms(self):
+        assert "no jump beyond" in found("smooth_tokenizer", excess(0.4)).evidence
+        assert "no jump beyond" not in found("smooth_tokenizer", excess(0.4), *self.own(0.05)).evidence
+
+    @pytest.mark.parametrize(
+        ("own", "status"), [(0.05, HOLDS), (0.199 * DIMS**0.5, HOLDS), (0.2 * DIMS**0.5, NOT_SHOWN)]
+    )
+    def test_an_error_as_large_as_what_is_coded_blinds_it(self, own, status):
+        """However small it is beside the range of absolute actions."""
+        jump = excess(0.01)
+        assert found("smooth_tokenizer", jump, *self.own(own)).status is status
+        assert found("no_silent_failure", jump, *self.own(own)).status is status
+
+    @pytest.mark.parametrize(("jump", "status"), [(0.1, HOLDS), (0.2, NOT_SHOWN), (0.49, NOT_SHOWN), (0.51, HOLDS)])
+    def test_jumps_of_three_to_ten_mean_errors_hide_from_it(self, jump, status):
+        """The mean error is .05 in absolute units; in its own it is .1, which raises the threshold."""
+        assert found("smooth_tokenizer", excess(jump), *self.own(0.1)).status is status
+        assert found("smooth_tokenizer", excess(jump), *self.own(0.01)).status is HOLDS
+
+    def test_the_flag_asks_for_the_spread_in_the_units_of_the_alarm(self):
+        narrow = spread(NARROW)["expert_spread"]
+        wide = replace(narrow, parts={"of_relative": WIDE})
+        on = {each.name: each for each in self.own(0.05, on=True)}
+        assert silent_failure({**good(), **on, "expert_spread": narrow}) is True
+        assert silent_failure({**good(), **on, "expert_spread": wide}) is False
+        condition = found("no_silent_failure", wide, *on.values())
+        assert condition.status is NOT_SHOWN
+        assert "at most 0.08 half spans of the relative actions, against 0.04" in condition.evidence
 
 
 class TestSilentFailure:

@@ -85,6 +85,12 @@ class TestSpread:
         found = spread(Places.of(subject, episodes.states))
         assert found.n["places"] == len(subject) == 100
         assert found.value < 0.03
+        # the same by the measure of what relative actions span: that of the smoothness alarm
+        own = subject.in_own_units().unit[0]
+        assert own < 0.9
+        assert found.parts["of_relative"] == pytest.approx(found.value / own)
+        plain = Subject.of(fine(targets), episodes, 1, np.ones(1))
+        assert "of_relative" not in spread(Places.of(plain, episodes.states)).parts
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.1, 0.3])

@@ -10,13 +10,15 @@ import pytest
 
 from action_tokenizers.diagnostics import pages
 from action_tokenizers.diagnostics.catalogue import CATALOGUE
+from action_tokenizers.diagnostics.compare import COLUMNS
 from action_tokenizers.diagnostics.frontier import Frontier, Point
 from action_tokenizers.diagnostics.measure import Kind
-from action_tokenizers.diagnostics.pages import KINDS, html, sweep_html
+from action_tokenizers.diagnostics.pages import KINDS, comparison_html, html, sweep_html
 from action_tokenizers.diagnostics.plots import Plot
 from action_tokenizers.diagnostics.report import Status
 from action_tokenizers.diagnostics.tables import LIMITS, SWEEP_COLUMNS, SWEEP_LEGEND, front_page
 from action_tokenizers.errors import MissingExtraError
+from tests.fakes.comparisons import NAMES, comparison
 
 CSS = (Path(pages.__file__).parent / "pages.css").read_text(encoding="utf-8")
 VOID = {"meta", "br", "hr", "img", "input", "link"}
@@ -28,7 +30,7 @@ class Page(HTMLParser):
     def __init__(self, page):
         super().__init__(convert_charrefs=True)
         self.open, self.wrong, self.elements, self.texts = [], [], [], []
-        self.feed(page)
+        self.feed(page.replace("<wbr>", ""))
         self.close()
         self.wrong += self.open
 
@@ -273,7 +275,11 @@ class TestSweep:
         assert "<script" not in page
         assert len(parsed.of("svg")) == 2
         assert len(parsed.of("tr")) == 1 + len(sweep.points)
-        assert len(parsed.of("th")) == len(SWEEP_COLUMNS)
+        assert len(parsed.of("th", scope="col")) == len(SWEEP_COLUMNS)
+        assert len(parsed.of("th", scope="row")) == len(sweep.points)
+        # what a cell is under stands beside it on a narrow page
+        labels = [a["data-label"] for a in parsed.of("td")]
+        assert labels == [c for c in SWEEP_COLUMNS if c != "tokenizer"] * len(sweep.points)
         for said in ("Sweep of 3 tokenizers", "at most 64 bits", "Because <it> is.", "a <note>", SWEEP_LEGEND):
             assert said in parsed.text
         for point in sweep.points:
@@ -287,3 +293,59 @@ class TestSweep:
         assert parsed.of("header")[0]["class"] == "open"
         assert "A & B" in parsed.text
         assert "a < b" in parsed.text
+
+
+class TestComparison:
+    def test_parses_and_says_everything(self):
+        found = comparison()
+        page = comparison_html(found)
+        parsed = Page(page)
+        assert parsed.wrong == []
+        assert "<script" not in page
+        assert len(parsed.of("svg")) == 5
+        for said in ("Comparison of 3 tokenizers", "a <note>", found.caption(), "$x", "<i>y</i>"):
+            assert said in parsed.text
+        assert f"Least drift: {NAMES[0]}, 0.1 half ranges for 4 ids a chunk" in parsed.text
+        for column in COLUMNS:
+            assert column.meaning in parsed.text
+            assert all(cell in parsed.text for cell in found.cells(column))
+        # two tables: all numbers and errors by dim
+        assert len(parsed.of("th", scope="row")) == len(COLUMNS) + 2
+        assert [a["data-label"] for a in parsed.of("td")] == list(NAMES) * (len(COLUMNS) + 2)
+        assert parsed.of("header")[0]["class"] == "plain"
+
+    def test_loads_nothing_and_has_no_colours_of_its_own(self):
+        page = comparison_html(comparison())
+        assert set(re.findall(r"url\((.)", page)) == {"#"}
+        assert re.findall(r"#[0-9a-fA-F]{6}\b", page.replace(CSS, "")) == []
+        ids = re.findall(r' id="([^"]*)"', page)
+        assert len(ids) == len(set(ids))
+
+    def test_audits_say_what_holds_of_each(self, bare_report, fast_report):
+        fewer = dataclasses.replace(bare_report, conditions=bare_report.conditions[1:])
+        found = comparison(audits=zip(NAMES, (fewer, fast_report, fast_report), strict=True))
+        parsed = Page(comparison_html(found))
+        assert parsed.wrong == []
+        assert len(parsed.of("svg")) == 6
+        for report in (fewer, fast_report):
+            assert report.verdict in parsed.text
+        moods = [a["class"] for a in parsed.of("span") if a.get("class", "").startswith("status ")]
+        expected = [c.status for report in (fewer, fast_report, fast_report) for c in report.conditions]
+        assert sorted(moods) == sorted(f"status {status.value.replace(' ', '-')}" for status in expected)
+        for condition in fast_report.conditions:
+            assert condition.statement in parsed.text
+
+    def test_one_tokenizer_is_singular(self):
+        assert "Comparison of 1 tokenizer " in Page(comparison_html(comparison(NAMES[:1]))).text
+
+    def test_names_break_where_a_person_would(self, sweep):
+        assert ">binning:<wbr>bins=<wbr>8,<wbr>strategy=<wbr>quantile</th>" in comparison_html(comparison())
+        assert "Recommended: binning:<wbr>bins=<wbr>8</h1>" in sweep_html(sweep)
+
+
+def test_a_narrow_page_has_no_table_wider_than_itself():
+    """Rows become lists there: a table that scrolls sideways hides its numbers."""
+    narrow = CSS[CSS.index("max-width: 640px") :]
+    assert ".stack thead { display: none; }" in narrow
+    assert "content: attr(data-label)" in narrow
+    assert "h1 { font-size: 1.35rem; line-height: 1.35; margin: .2rem 0 .6rem; overflow-wrap: anywhere; }" in CSS

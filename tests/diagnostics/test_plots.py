@@ -1,6 +1,7 @@
 """The plots of an audit: each where its numbers are, none where they are not, in the colours of the page."""
 
 import dataclasses
+import math
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -10,9 +11,10 @@ import pytest
 from action_tokenizers.diagnostics import plots as module
 from action_tokenizers.diagnostics.catalogue import CATALOGUE
 from action_tokenizers.diagnostics.frontier import Frontier, Point
-from action_tokenizers.diagnostics.plots import COLOURS, Plot, draw, frontier_plots, plots
+from action_tokenizers.diagnostics.plots import COLOURS, Plot, comparison_plots, draw, frontier_plots, plots
 from action_tokenizers.diagnostics.report import AuditReport
 from action_tokenizers.errors import MissingExtraError
+from tests.fakes.comparisons import comparison
 
 SVG = "{http://www.w3.org/2000/svg}"
 # title -> the measure and the part that it draws
@@ -198,6 +200,13 @@ class TestShapes:
         (plot,) = plots(only((measure, parts)))
         assert plot.svg
 
+    def test_jumps_of_relative_actions_are_in_their_own_units(self):
+        parts = {"curve": {"eta": [0.1], "median": [0.0], "largest": [0.2]}, "threshold": 0.5}
+        own = parts | {"of_relative": {"unit": [0.1], "mean_error": 0.1}}
+        (plain,), (relative,) = (plots(only(("episode_jump", each))) for each in (parts, own))
+        assert "excess jump, half ranges" in texts(plain)
+        assert "excess jump, half spans (relative)" in texts(relative)
+
     def test_dead_ids_are_counted(self):
         (plot,) = plots(only(("usage", {"ranked": {"rank": [1, 2], "count": [7, 1]}, "dead": 1234})))
         assert plot.caption.startswith("1,234 ids never occur")
@@ -293,3 +302,91 @@ class TestFrontier:
         """Nothing of it can stand on a logarithmic axis."""
         for plot in frontier_plots(sweep(("mine", 8.0, 0.0, 0.0, True), recommended="mine")):
             assert plot.svg
+
+    def test_labels_of_a_narrow_axis_are_few_and_plain(self):
+        """Labels of all of 1 to 9 run into each other."""
+        drift, _ = frontier_plots(sweep(("a", 30.0, 0.2, 0.3, True), ("b", 600.0, 0.02, 0.1, True)))
+        assert {"50", "100", "200", "500", "0.02", "0.05", "0.1"} <= set(texts(drift))
+
+    def test_labels_of_a_wide_axis_are_decades(self):
+        drift, _ = frontier_plots(sweep(("a", 1.0, 1e-6, 0.3, True), ("b", 10.0, 1.0, 0.1, True)))
+        assert not {"0.02", "0.05", "0.002"} & set(texts(drift))
+
+
+class TestComparison:
+    def test_everything_is_drawn_in_reading_order(self):
+        drawn = {plot.title: plot for plot in comparison_plots(comparison())}
+        assert list(drawn) == [
+            "Drift against rate",
+            "Error by dim",
+            "Drift by dim",
+            "What a policy has to predict",
+            "Speed",
+        ]
+        expected = {
+            "Drift against rate": {"bits per chunk", "drift, half ranges"},
+            "Error by dim": {"dim", "root mean square, half ranges", "$x", "<i>y</i>"},
+            "Drift by dim": {"dim", "drift, half ranges"},
+            "What a policy has to predict": {"could stand there", "left by pairs of ids", "bits per chunk"},
+            "Speed": {"encode", "decode", "chunks per second"},
+        }
+        names = {"…ng:bins=8,strategy=quantile", "<script>mine</script>", " _$k$"}
+        for title, labels in expected.items():
+            assert labels | names <= set(texts(drawn[title])), title
+            assert drawn[title].caption.endswith(".")
+            assert not re.findall(r"#[0-9a-fA-F]{6}\b", drawn[title].svg)
+
+    def test_numbers_are_those_of_the_rows(self, monkeypatch):
+        """The lines and bars as matplotlib was told."""
+        from matplotlib.figure import Figure
+
+        seen = {}
+
+        def paint_only(title, caption, paint, rows=1, *, height=1.0):
+            axes = Figure().subplots()
+            paint(axes)
+            seen[title] = axes
+            return Plot(title, "", caption)
+
+        monkeypatch.setattr(module, "draw", paint_only)
+        comparison_plots(comparison(("a", "b")))
+        lines = [line.get_xydata().tolist() for line in seen["Drift against rate"].lines]
+        assert lines == [[[0.1, 0.1]], [[0.2, 0.2]]]
+        first, second = (line.get_ydata() for line in seen["Error by dim"].lines)
+        assert first[0] == pytest.approx(0.1)
+        assert math.isnan(first[1])  # no error has no logarithm
+        assert second == pytest.approx([0.02**0.5, 0.1])
+        assert seen["Drift by dim"].lines[1].get_ydata() == pytest.approx([0.1, 0.1])  # signs apart
+        could, left = seen["What a policy has to predict"].containers
+        assert [bar.get_width() for bar in could] == [0.1, 0.2]
+        assert math.isnan(left[0].get_width())
+        assert left[1].get_width() == 3.0 * 8
+
+    def test_audits_add_the_jumps(self, fast_report):
+        *_, last = comparison_plots(comparison(("a", "b"), audits={"a": fast_report}))
+        assert last.title == "Excess jump against perturbation size"
+        assert "a" in texts(last)
+        assert "b" not in texts(last)
+
+    def test_many_names_are_told_apart_and_have_room(self):
+        def height(plot):
+            return float(ElementTree.fromstring(plot.svg).get("viewBox").split()[3])
+
+        few, many = (comparison_plots(comparison([f"t{i}" for i in range(n)])) for n in (2, 20))
+        for one, other in zip(few, many, strict=True):
+            assert height(one) < height(other), one.title
+            assert {f"t{i}" for i in range(20)} <= set(texts(other))
+
+    def test_no_error_at_all_can_be_drawn(self):
+        found = comparison(("a",))
+        found.rows["a"] |= {"drift": 0.0, "mse_per_dim": [0.0, 0.0], "drift_per_dim": [0.0, 0.0]}
+        assert len(comparison_plots(found)) == 5
+
+    def test_dims_without_names_are_numbered(self):
+        plot = comparison_plots(comparison(("a",), action_names=None))[1]
+        assert {"0", "1"} <= set(texts(plot))
+
+    def test_without_matplotlib_the_extra_is_named(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        with pytest.raises(MissingExtraError, match=r"action-tokenizers\[plots\]"):
+            comparison().to_html()

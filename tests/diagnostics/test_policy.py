@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from action_tokenizers import ActionShapeError, ActionValueError, Episodes, FASTTokenizer
-from action_tokenizers.diagnostics.policy import check_normalised, checked
+from action_tokenizers.diagnostics.policy import check_normalised, checked, drawn
 from action_tokenizers.diagnostics.variation import ESTIMATORS, policy_measures
 from tests.fakes.policies import Gaussian, Mute, bins, walk
 
@@ -263,6 +263,35 @@ class TestEndsOfChunks:
     def test_an_end_that_the_ids_tell(self, fast):
         policy = Telling(fast.pad_id)
         assert check_normalised(checked(policy, fast, horizon=6, action_dim=2), self.states)
+
+    def test_what_was_drawn(self, fast):
+        """The first pad, where the end is drawn; one more where every chunk of the batch ends at its last column."""
+        policy = Ending(fast.pad_id, fast.max_tokens_for(6, 2), "all")
+        guarded = checked(policy, fast, horizon=6, action_dim=2)
+        rows = np.array([[3, 7], [4, policy.pad]])
+        ids, counted = drawn(guarded, self.states[:2], rows)
+        assert ids.tolist() == [[3, 7, policy.pad], [4, policy.pad, policy.pad]]
+        assert counted.tolist() == [[True] * 3, [True, True, False]]
+        policy.whose_end = "all but the longest"
+        ids, counted = drawn(guarded, self.states[:2], rows)
+        assert (ids.tolist(), counted.all()) == (rows.tolist(), True)
+        telling = checked(Telling(fast.pad_id), fast, horizon=6, action_dim=2)
+        rows = np.array([[1, 7], [0, policy.pad]])
+        ids, counted = drawn(telling, self.states[:2], rows)
+        assert ids.tolist() == rows.tolist()
+        assert counted.tolist() == [[True, True], [True, False]]
+
+    def test_of_what_follows_the_end_nothing_need_be_said(self, fast):
+        """Also where rounding leaves it open whether the end was drawn."""
+        policy = Telling(fast.pad_id)
+        right = policy.log_prob
+        policy.log_prob = lambda states, ids: right(states, ids) - 0.05
+        telling = checked(policy, fast, horizon=6, action_dim=2)
+        rows = np.array([[1, 7], [0, policy.pad]])
+        assert drawn(telling, self.states[:2], rows)[1].tolist() == [[True, True], [True, False]]
+        policy.logits = lambda states, prefix: 1 / 0
+        with pytest.raises(ActionValueError, match="ZeroDivisionError"):
+            drawn(telling, self.states[:2], rows)
 
     def test_a_missing_constant(self, fast):
         policy = Ending(fast.pad_id, fast.max_tokens_for(6, 2), "all")

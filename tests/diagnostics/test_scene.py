@@ -63,13 +63,6 @@ def test_padded_steps_hold_the_last_real_one_where_encoding_puts_it():
     assert whole.held() is whole
 
 
-def test_tiles_cover_every_long_enough_episode_once(episodes):
-    tokenizer = BinningTokenizer(horizon=5).fit(episodes[[0, 2]])
-    tiles = list(scene_of(episodes).tiled(tokenizer))
-    for episode, (recorded, coded) in zip((episodes.actions[0], episodes.actions[2]), tiles, strict=True):
-        np.testing.assert_array_equal(recorded[~coded.is_pad], episode)
-
-
 def test_the_key_is_the_datas_or_the_only_one(episodes):
     scene = scene_of(episodes)
     long = episodes[[0, 2]]

@@ -411,6 +411,49 @@ def test_relative_actions(make, mode, held_out):
     assert 0 < measures["episode_jump"].parts["families"]["time"]["largest"] < 2
 
 
+def drifting(seed, n=14, length=60):
+    """Targets within +-1 that are never farther than about .04 from the state."""
+    random = np.random.default_rng(seed)
+    states = [np.cumsum(random.normal(0, 0.05, (length, 2)), axis=0).clip(-1, 1).astype(np.float32) for _ in range(n)]
+    moves = [random.uniform(-0.04, 0.04, s.shape).astype(np.float32) for s in states]
+    return Episodes([s + m for s, m in zip(states, moves, strict=True)], states=states)
+
+
+def differences(episodes):
+    return Episodes([a - s for a, s in zip(episodes.actions, episodes.states, strict=True)])
+
+
+def turned(tokenizer):
+    """The same, but for two cells beside the middle that decode to the other end of the range: a trap."""
+    middle = tokenizer.centres.shape[1] // 2
+    for cell, end in ((middle - 1, -1), (middle, 0)):
+        tokenizer.centres[:, cell] = tokenizer.centres[:, end]
+    return tokenizer
+
+
+@pytest.mark.parametrize("is_trap", [False, True])
+def test_relative_actions_are_judged_as_if_they_had_been_recorded_as_differences(is_trap):
+    """In half ranges of the absolute ones they span a twentieth, and no jump of theirs would be far."""
+    train, test = drifting(0), drifting(1)
+    sample = ChunkSample().add(train, 1, 1, Relative("state"))
+    made = [BinningTokenizer(bins=64, horizon=1, range="minmax").fit(data) for data in (sample, differences(train))]
+    relative, plain = (turned(tokenizer) if is_trap else tokenizer for tokenizer in made)
+    as_is, as_differences = subject_of(relative, test, 1), subject_of(plain, differences(test), 1)
+    assert (as_differences.unit < 0.06 * as_is.unit).all()
+    one, other = all_measures(as_is), all_measures(as_differences)
+    for mine, theirs in zip(one, other, strict=True):
+        assert mine.value == pytest.approx(theirs.value, abs=0.02)
+    for mine, theirs in zip(one[:2], other[:2], strict=True):
+        assert mine.parts["per_episode"] == pytest.approx(theirs.parts["per_episode"], abs=1e-3)
+        assert mine.parts["threshold"] == pytest.approx(theirs.parts["threshold"], rel=1e-3)
+        assert mine.parts["of_relative"]["unit"] == pytest.approx(as_differences.unit.tolist(), rel=1e-3)
+        assert mine.parts["of_relative"]["mean_error"] == pytest.approx(as_differences.mean_error, rel=1e-2)
+        assert "of_relative" not in theirs.parts
+    assert all("half spans of the relative actions" in measure.caveat for measure in one)
+    assert not any("relative" in measure.caveat for measure in other)
+    assert jump_alarm(*one[:2]) is jump_alarm(*other[:2]) is is_trap
+
+
 def test_a_single_episode(held_out):
     for measure in all_measures(subject_of(FAMILY["k-means chunk"]().fit(held_out), held_out[[0]])):
         assert measure.n.get("episodes", 1) == 1

@@ -104,6 +104,34 @@ def test_relative_actions_are_those_that_are_coded(subjects, held_out, name):
             np.testing.assert_allclose(subject.actions[row, step], (actions[at] - before) / UNIT, atol=1e-6)
 
 
+class TestOwnUnits:
+    """Of relative actions, half the span of these."""
+
+    def test_are_those_of_the_data_where_nothing_is_relative(self, subjects):
+        assert subjects["fast"].in_own_units() is subjects["fast"]
+
+    @pytest.mark.parametrize("name", ["relative to the state", "relative to the step before"])
+    def test_are_half_the_span_of_the_recorded_differences(self, subjects, name):
+        subject = subjects[name]
+        own = subject.in_own_units()
+        np.testing.assert_allclose(own.unit, np.ptp(subject.coded.actions[subject.real], axis=0) / 2, rtol=1e-6)
+        np.testing.assert_allclose(own.error * own.unit, subject.error * UNIT, atol=1e-9)
+        np.testing.assert_array_equal(own.ids, subject.ids)
+        span = own.actions[own.real].max(0) - own.actions[own.real].min(0)
+        np.testing.assert_allclose(span, 2, rtol=1e-6)
+
+    def test_dims_that_stay_absolute_or_never_move_keep_theirs(self):
+        episodes = walks((30, 30), 2)
+        still = [np.pad(a, ((0, 0), (0, 1)), constant_values=1) for a in episodes.actions]
+        data = Episodes(still, states=still)
+        relative = Relative(["previous", None, "previous"])
+        tokenizer = BinningTokenizer(horizon=HORIZON, bins=8).fit(ChunkSample().add(data, HORIZON, 1, relative))
+        subject = Subject.of(tokenizer, data, HORIZON, np.array([3.0, 4.0, 5.0]))
+        own = subject.in_own_units().unit
+        assert own[0] < 1
+        assert own[1:].tolist() == [4.0, 5.0]
+
+
 def test_errors_are_in_units_and_none_where_nothing_was_recorded(subject):
     for row in range(len(subject)):
         for step in range(HORIZON):

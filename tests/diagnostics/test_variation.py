@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.special import erf, softmax
+from scipy.special import erf, expit, softmax
 
 from action_tokenizers import Episodes, FASTTokenizer
 from action_tokenizers.diagnostics.coupling import exact_tv
@@ -132,6 +132,51 @@ def test_certificate_is_above_the_total_variation():
     absent = by_name(subject, states, plain)["policy_certificate"]
     assert absent.value is None
     assert "Not shown" in absent.caveat
+
+
+class Stopping:
+    """Says id 0 at least once, and before each further one stops with the chance expit(x): all it draws are ends."""
+
+    def __init__(self, tokenizer):
+        self.pad, self.most = tokenizer.pad_id, tokenizer.max_tokens_for(6, 2)
+
+    def law(self, states):
+        """Of the lengths 1..most, `(b, most)`."""
+        stops = expit(states[:, :1].astype(float))
+        ended = (1 - stops) ** np.arange(self.most)
+        return np.concatenate([stops * ended[:, :-1], ended[:, -1:]], axis=1)
+
+    def sample(self, states, *, seed):
+        u = np.random.default_rng(seed).random((len(states), 1))
+        lengths = 1 + (self.law(states).cumsum(1)[:, :-1] < u).sum(1)
+        return np.where(np.arange(lengths.max()) < lengths[:, None], 0, self.pad)
+
+    def log_prob(self, states, ids):
+        lengths = (ids != self.pad).sum(1)
+        return np.log(self.law(states)[np.arange(len(ids)), lengths - 1])
+
+    def logits(self, states, prefix):
+        z = np.full((len(states), self.pad + 1), -np.inf)
+        z[:, 0] = 0
+        if prefix.shape[1]:
+            z[:, self.pad] = states[:, 0]
+        return z
+
+
+def test_certificate_counts_the_end_that_is_drawn():
+    subject, states = fast_subject()
+    policy = Stopping(subject.tokenizer)
+    found = by_name(subject, states, policy)["policy_certificate"]
+    probe = Probe.of(subject, states, policy)
+    lengths = (probe.own[:: probe.draws] != policy.pad).sum(1)
+    assert lengths.min() == 1
+    # of every chunk the end and each id but the first, unless it is as long as can be
+    decisions = np.minimum(lengths, policy.most - 1)
+    for ring, bound in zip(probe.rings, found.parts["sum"], strict=True):
+        apart = np.abs(ring.others[:, 0].astype(float) - probe.here[:, 0])
+        assert bound == pytest.approx(probe.per_episode(decisions * np.tanh(apart / 4)).mean(), rel=1e-5)
+        exact = exact_tv(policy.law(probe.here), policy.law(ring.others)).mean()
+        assert exact < bound < 4 * exact
 
 
 def test_price_of_smoothing():

@@ -16,7 +16,7 @@ import replay_tokenizers
 import run_replays as recipe
 
 from action_tokenizers.diagnostics import learnability
-from action_tokenizers.diagnostics.stability import Outcome
+from action_tokenizers.diagnostics.execution import Outcome
 
 
 @pytest.fixture
