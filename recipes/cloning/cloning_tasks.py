@@ -1,8 +1,8 @@
 """Tasks to clone: demonstrations, held-out ones, and a simulator to execute the policy in.
 
-Meta-World: the scripted expert with N(0, .05²) on its executed xyz actions; 100 demonstrations from starts 0-24, policies
-are executed from starts 25-49. PushT: 166 human demonstrations; policies are executed from the first states of the other
-40. The policy sees the angle of the block as sine and cosine. The made-up reach needs no simulator.
+Meta-World: the scripted expert with N(0, .05²) on its executed xyz actions; 100 demonstrations from starts 0-24,
+policies are executed from starts 25-49. PushT: 166 human demonstrations; policies are executed from the first states of
+the other 40. The policy sees the angle of the block as sine and cosine. The made-up reach needs no simulator.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ from action_tokenizers.diagnostics.audit import audit
 
 REGRESSION = "regression"
 SEEDS = 3
-STEPS = 1500  # of the optimiser
+STEPS = 1000  # of the optimiser
 SMOKE_STEPS = 250
 AUDITED = ("drift_leaky", "drift", "error_mean", "tokens", "probe_nll")
 
@@ -77,7 +77,9 @@ def run_task(name: str, prepare: Callable[[], Task], smoke: bool, seeds: int, ou
         for seed in missing:
             row = audited(task, fitted) if seed is None else executed(task, fitted, seed, simulators, smoke)
             append(file, {"task": name, "tokenizer": codec, "seed": seed, **row})
-            print(name, codec, seed, {key: row[key] for key in ("verdict", "mean", "train_s") if key in row}, flush=True)
+            print(
+                name, codec, seed, {key: row[key] for key in ("verdict", "mean", "train_s") if key in row}, flush=True
+            )
 
 
 def audited(task: Task, tokenizer: ActionTokenizer) -> dict[str, Any]:
@@ -105,7 +107,9 @@ def executed(
     else:
         policy = clone(tokenizer, task.fit, steps=steps, seed=seed)
         greedy = clone_with_temperature(policy, 0.0)
-        laws = {law: Planner(p, tokenizer, execute=task.execute) for law, p in (("drawn", policy), ("likeliest", greedy))}
+        laws = {
+            law: Planner(p, tokenizer, execute=task.execute) for law, p in (("drawn", policy), ("likeliest", greedy))
+        }
         _, cut = states_and_chunks(task.held_out, task.horizon, tokenizer.relative)
         ids = tokenizer.encode(cut.actions, action_is_pad=cut.padding)
         facts = {
