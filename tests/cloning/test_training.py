@@ -14,6 +14,8 @@ from action_tokenizers import (
     Relative,
 )
 from action_tokenizers.cloning.training import clone, states_and_chunks
+from action_tokenizers.diagnostics.subject import Subject
+from action_tokenizers.diagnostics.variation import ESTIMATORS, policy_measures
 
 SMALL = {"width": 32, "layers": 1, "heads": 2}
 
@@ -85,6 +87,20 @@ def test_equal_seeds_give_equal_weights():
     ids = first.greedy(states)
     assert np.array_equal(first.log_prob(states, ids), again.log_prob(states, ids))
     assert not np.array_equal(first.log_prob(states, ids), other.log_prob(states, ids))
+
+
+def test_the_audit_measures_what_was_learned():
+    """Trained, it says more of held-out chunks than untrained: the statistical term of Lemma 13 falls."""
+    tokenizer = KMeansTokenizer(horizon=1, codebook_size=8, range="unit").fit(steered())
+    held_out = steered(n=6, t=3, seed=1)
+    subject, states = Subject.of(tokenizer, held_out, 1, np.ones(2)), np.concatenate(held_out.states)
+    found = []
+    for steps in (1, 300):
+        policy = clone(tokenizer, steered(), steps=steps, learning_rate=5e-3, **SMALL)
+        found.append({measure.name: measure for measure in policy_measures(subject, states, policy)})
+    assert set(found[1]) == {row.name for row in ESTIMATORS}
+    assert found[1]["statistical_term"].value < found[0]["statistical_term"].value < 1
+    assert found[1]["policy_tv"].value > found[0]["policy_tv"].value  # what ignores the state is smooth
 
 
 def test_progress_is_told():
