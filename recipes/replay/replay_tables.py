@@ -2,6 +2,7 @@
 
     python recipes/replay/replay_tables.py                # README.md and outcomes.md again, from results.json
     python recipes/replay/replay_tables.py --rows FOLDER  # results.json too, from the JSON lines of run_replays.py
+    python recipes/replay/replay_tables.py --rows FOLDER --confirm   # confirmation.json, from those of its --confirm
 
 A rank correlation (Spearman) is taken across the tokenizers inside a task, and averaged over tasks: numbers of two
 robots are not comparable, their order on one robot is. `deviation` is the state deviation in replay, `loss` the success
@@ -408,10 +409,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write the tables again; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--rows", type=Path, help="folder of run_replays.py; without it from results.json")
+    parser.add_argument("--confirm", action="store_true", help="the repetition instead of the study")
     options = parser.parse_args(arguments)
-    results = collect(read_rows(options.rows)) if options.rows else json.loads(RESULTS.read_text(encoding="utf-8"))
-    publish(results)
-    publish_confirmation(json.loads(CONFIRMATION.read_text(encoding="utf-8")))
+    stored, write = (CONFIRMATION, publish_confirmation) if options.confirm else (RESULTS, publish)
+    results = collect(read_rows(options.rows)) if options.rows else json.loads(stored.read_text(encoding="utf-8"))
+    write(results)
     print(summary(results))
     return 0 if holds(results) else 1
 

@@ -3,7 +3,7 @@
     pip install "action-tokenizers[data,sim]"
     python recipes/replay/run_replays.py --data PUSHT --publish  # the folder of the PushT demonstrations, 5-D states
     python recipes/replay/run_replays.py --tasks push-v3   # some tasks only; what is in --out already is not run again
-    python recipes/replay/run_replays.py --data PUSHT --confirm --publish  # again, from starts never looked at before
+    python recipes/replay/run_replays.py --data PUSHT --confirm --publish  # again, on other demonstrations
     python recipes/replay/run_replays.py --smoke           # a made-up linear robot: needs no simulator, a minute
 
 Every tokenizer is fitted on one set of demonstrations and audited on another, from other starts. The audit replays the
@@ -15,7 +15,8 @@ audits on starts 25-49 with the first seed that succeeds; actions as they are. P
 by `default_rng(0).permutation(206)`; the first 40 are audited, the rest fitted on; actions by minimum and maximum.
 
 `--confirm` asks whether the published criterion was luck: the same tokenizers, fitted on starts 25-49 and audited on
-starts 0-24 with noise seeds 10-13, four more tasks, and the next 40 demonstrations of PushT.
+starts 0-24 with noise seeds 10-13, four more tasks, and the next 40 demonstrations of PushT. The starts of the old
+tasks and PushT's demonstrations were fitted on before, but never audited; the four tasks are new.
 """
 
 from __future__ import annotations
@@ -293,7 +294,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--data", type=Path, help="the folder of the PushT demonstrations; without it they are left out"
     )
     parser.add_argument("--tasks", nargs="+", metavar="TASK", help="only these, such as push-v3 or pusht")
-    parser.add_argument("--out", type=Path, help="folder of JSON lines (default: replays or confirmation; a temporary one for --smoke)")
+    parser.add_argument(
+        "--out", type=Path, help="folder of JSON lines (default: replays or confirmation; a temporary one for --smoke)"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="tasks at once, a core each")
     parser.add_argument("--smoke", action="store_true", help="nine tokenizers on a made-up linear robot")
     parser.add_argument("--confirm", action="store_true", help="other starts, other noise, four more tasks")

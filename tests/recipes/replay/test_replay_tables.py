@@ -192,5 +192,6 @@ class TestPublished:
             shutil.copy(path, tmp_path)
             monkeypatch.setattr(recipe, name, tmp_path / path.name)
         assert recipe.main([]) == 0
+        recipe.main(["--confirm"])
         for path in tmp_path.iterdir():
             assert path.read_bytes() == (recipe.HERE / path.name).read_bytes()
