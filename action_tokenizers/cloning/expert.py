@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from action_tokenizers.base import ActionTokenizer
-from action_tokenizers.errors import ActionShapeError
+from action_tokenizers.errors import ActionShapeError, ActionValueError
 
 __all__ = ["QuantizedExpert"]
 
@@ -23,7 +23,8 @@ class QuantizedExpert:
 
     Args:
         tokenizer: fitted.
-        expert: gives the actions `(b, t, d)` of states `(b, ds)`; it is called with them in the dtype they come in.
+        expert: gives the absolute actions `(b, t, d)` of states `(b, ds)`; it is called with them in the dtype they
+            come in. A tokenizer of actions relative to the state gets them so: the state then begins with the d dims.
         key: of the range to encode with.
 
     Example:
@@ -36,6 +37,12 @@ class QuantizedExpert:
     """
 
     def __init__(self, tokenizer: ActionTokenizer, expert: Callable[[Any], Any], key: str | None = None) -> None:
+        relative = tokenizer.relative
+        if relative is not None and "previous" in relative.modes(tokenizer.action_dim or 0):
+            raise ActionValueError(
+                "expected a tokenizer of absolute actions or of actions relative to the state, got one relative to the "
+                "action before, which a state does not tell"
+            )
         self.tokenizer, self.expert, self.key = tokenizer, expert, key
 
     def sample(self, states: Any, *, seed: int = 0) -> Ints:
@@ -47,6 +54,8 @@ class QuantizedExpert:
         actions = np.asarray(self.expert(states))
         if actions.ndim != 3 or len(actions) != len(states):
             raise ActionShapeError(f"expected actions ({len(states)}, t, d) from the expert, got {actions.shape}")
+        if self.tokenizer.relative is not None:
+            actions = self.tokenizer.relative.apply(actions, np.asarray(states)[:, : actions.shape[2]])
         return np.asarray(self.tokenizer.encode(actions, key=self.key), np.int64)
 
     def log_prob(self, states: Any, ids: Any) -> Floats:

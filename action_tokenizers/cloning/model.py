@@ -13,7 +13,8 @@ from torch import nn
 
 from action_tokenizers.base import ActionTokenizer, Progress
 from action_tokenizers.cloning import saving
-from action_tokenizers.cloning.training import Trainer, check_training
+from action_tokenizers.cloning.trainer import Trainer, check_sizes, check_training, scale_of
+from action_tokenizers.cloning.training import check_match
 from action_tokenizers.data.chunks import gather, plan_chunks
 from action_tokenizers.data.episodes import Episodes
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
@@ -31,12 +32,15 @@ REACH = 0.5  # how far beyond the recorded states a forecast is believed, as a s
 
 @runtime_checkable
 class TransitionModel(Protocol):
-    """What the next state is like. Any object with this method will do, a simulator too."""
+    """Where the expert's actions lead that an id stands for: (T o rho)(x' | x, u~) of the paper.
 
-    def step(self, states: Floats, actions: Floats, *, seed: int) -> Any:
-        """Return the states `(b, ds)` that follow `states (b, ds)` after `actions (b, d)`, absolute and in raw units.
+    Not where the decoded action itself leads: a model of that foresees what happens anyhow, errors included.
+    """
 
-        The same seed must give the same states.
+    def foresee(self, states: Floats, actions: Floats, *, seed: int) -> Any:
+        """Return the states `(b, ds)` after `states (b, ds)` where `actions (b, d)`, absolute and raw, were decoded.
+
+        The same seed must give the same states; what a row draws should depend on its place alone.
         """
 
 
@@ -54,8 +58,10 @@ class Steps(NamedTuple):
     after: Floats
 
 
-def executed_steps(tokenizer: ActionTokenizer, episodes: Episodes, execute: int | None = None) -> Steps:
-    """Return recorded steps with decoded actions: what the paper's model (T o rho)(x' | x, u~) is fitted to.
+def executed_steps(
+    tokenizer: ActionTokenizer, episodes: Episodes, execute: int | None = None, *, key: str | None = None
+) -> Steps:
+    """Return every recorded step with the action that would be decoded for it, to fit a `TransitionModel` to.
 
     The state after is the recorded one. What the model learns is where the expert's actions lead that a token
     stands for, not where its decoded action would.
@@ -63,7 +69,8 @@ def executed_steps(tokenizer: ActionTokenizer, episodes: Episodes, execute: int 
     Args:
         tokenizer: fitted, with a horizon.
         episodes: with states.
-        execute: how many steps of a chunk are executed; None: all. Each chunk gives one of them, in turn.
+        execute: how many steps of a chunk are executed before the next one begins; None: all.
+        key: of the range to encode with.
 
     Raises:
         ActionValueError: no states, or no step to learn from.
@@ -71,29 +78,24 @@ def executed_steps(tokenizer: ActionTokenizer, episodes: Episodes, execute: int 
     """
     if episodes.states is None:
         raise ActionValueError("expected episodes with states, got none: a model has to be told where actions lead")
-    if episodes.action_dim != tokenizer.action_dim:
-        raise ActionShapeError(
-            f"expected actions of the tokenizer's {tokenizer.action_dim} dims, got {episodes.action_dim}"
-        )
-    horizon = tokenizer.horizon or 1
+    horizon = check_match(tokenizer, episodes)
     execute = horizon if execute is None else execute
     if not 1 <= execute <= horizon:
         raise ActionValueError(f"expected execute in 1..{horizon}, the tokenizer's horizon, got {execute}")
-    plan = plan_chunks(episodes, horizon, pad_tail=True)
+    plan = plan_chunks(episodes, horizon, execute, pad_tail=True)
     cut = gather(episodes, plan, tokenizer.relative)
-    decoded = tokenizer.quantize(cut.actions, action_is_pad=cut.padding)
+    decoded = tokenizer.quantize(cut.actions, key=key, action_is_pad=cut.padding)
     if tokenizer.relative is not None and cut.reference is not None:
         decoded = tokenizer.relative.invert(decoded, cut.reference)
-    turn = np.arange(len(plan)) % execute
-    before = plan.first + turn
-    lengths = np.asarray(episodes.lengths)[plan.position]
-    known = (before + 1 < lengths) & ~cut.padding[np.arange(len(plan)), turn]
+    place = plan.first[:, None] + np.arange(execute)
+    lengths = np.asarray(episodes.lengths)[plan.position][:, None]
+    known = (place + 1 < lengths) & ~cut.padding[:, :execute]
     if not known.any():
         raise ActionValueError("expected episodes of at least 2 steps, got none: no step leads to a recorded state")
-    offset = np.concatenate([[0], np.cumsum(episodes.lengths)])[plan.position]
+    first = np.concatenate([[0], np.cumsum(episodes.lengths)])[plan.position][:, None]
+    at = (first + place)[known]
     states = np.concatenate(episodes.states)
-    at = (offset + before)[known]
-    return Steps(states[at], np.asarray(decoded, np.float32)[known, turn[known]], states[at + 1])
+    return Steps(states[at], np.asarray(decoded, np.float32)[:, :execute][known], states[at + 1])
 
 
 class GaussianModel(nn.Module):
@@ -113,15 +115,13 @@ class GaussianModel(nn.Module):
     def __init__(self, state_dim: int, action_dim: int, *, width: int = 128, members: int = 1, seed: int = 0) -> None:
         super().__init__()
         sizes = {"state_dim": state_dim, "action_dim": action_dim, "width": width, "members": members}
-        for name, value in sizes.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < (name != "width"):
-                raise ActionValueError(f"expected {name} an integer >= 1 (width: >= 0), got {value!r}")
+        check_sizes(sizes, least={"width": 0})
         self.sizes = sizes
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         widths = [state_dim + action_dim, *[width] * (2 if width else 0), 2 * state_dim]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for i, (before, after) in enumerate(pairwise(widths)):
-            weight = torch.randn(members, before, after, generator=generator) / before**0.5
+            weight = torch.randn((members, before, after), generator=generator, device="cpu") / before**0.5
             # the last layer begins at 0: nothing bends, and the spread is that of the residuals
             self.weights.append(nn.Parameter(weight * (i < len(widths) - 2)))
             self.biases.append(nn.Parameter(torch.zeros(members, 1, after)))
@@ -152,7 +152,7 @@ class GaussianModel(nn.Module):
         """Find the linear motion of recorded steps by least squares, their scales, and how far a forecast may go."""
         inputs = torch.from_numpy(np.concatenate([steps.states, steps.actions], 1)).double()
         moves = torch.from_numpy(steps.after).double() - torch.from_numpy(steps.states)
-        mean, scale = inputs.mean(0), inputs.std(0, correction=0).clamp_min(LEAST_SCALE)
+        mean, scale = inputs.mean(0), scale_of(inputs)
         scaled = (inputs - mean) / scale
         drift = moves.mean(0)
         # the driver that also copes with dims that never move or always move together
@@ -160,7 +160,8 @@ class GaussianModel(nn.Module):
         residual = (moves - drift - scaled @ motion).std(0, correction=0).clamp_min(LEAST_SCALE)
         seen = torch.from_numpy(np.concatenate([steps.states, steps.after]))
         low, high = seen.amin(0), seen.amax(0)
-        reach = REACH * (high - low).clamp_min(LEAST_SCALE)
+        # a dim that never moved may move a little: as far as one of unit scale
+        reach = REACH * torch.maximum(high - low, (scale_of(seen) == 1) * 2.0)
         found = {"in_mean": mean, "in_scale": scale, "motion": motion, "drift": drift, "residual": residual}
         for name, value in {**found, "limits": torch.stack([low - reach, high + reach])}.items():
             getattr(self, name).copy_(value)
@@ -188,15 +189,16 @@ class GaussianModel(nn.Module):
         return nats
 
     @torch.no_grad()
-    def step(self, states: Any, actions: Any, *, seed: int) -> Floats:
+    def foresee(self, states: Any, actions: Any, *, seed: int) -> Floats:
         """Return states `(b, ds)` drawn for what follows `states (b, ds)` after `actions (b, d)`."""
         x, u = self._open(states, self.state_dim, "states"), self._open(actions, self.action_dim, "actions")
         members = self.sizes["members"]
         mean, spread = self(x.expand(members, -1, -1), u.expand(members, -1, -1))
-        generator = torch.Generator().manual_seed(seed)
-        asked = torch.randint(members, (len(x),), generator=generator).to(x.device), torch.arange(len(x))
-        noise = torch.randn(x.shape, generator=generator).to(x.device)
-        motion = mean[asked] + noise * spread[asked].exp()
+        # row by row, so that a row draws the same in any company
+        noise = np.random.default_rng([seed, 0]).standard_normal(x.shape)
+        member = (np.random.default_rng([seed, 1]).random(len(x)) * members).astype(np.int64)
+        asked = torch.from_numpy(member).to(x.device), torch.arange(len(x), device=x.device)
+        motion = mean[asked] + torch.from_numpy(noise).to(x) * spread[asked].exp()
         after: Floats = (x + motion * self.residual).cpu().numpy()
         return after
 
@@ -246,6 +248,7 @@ def fit_model(
     batch_size: int = 256,
     learning_rate: float = 3e-3,
     seed: int = 0,
+    device: torch.device | str = "cpu",
     progress: Progress | None = None,
     **sizes: int,
 ) -> GaussianModel:
@@ -257,23 +260,35 @@ def fit_model(
         batch_size: recorded steps per step and member.
         learning_rate: the largest.
         seed: of weights and batches.
+        device: to train on; the model stays there.
         progress: called as `progress("model", done, steps)`.
         sizes: width and members of `GaussianModel`.
 
     Raises:
-        ActionValueError: numbers outside their domain.
+        ActionShapeError: states, actions and states after that do not belong together.
+        ActionValueError: NaN or inf; numbers outside their domain, or with which the training diverges.
     """
     check_training(steps, batch_size, learning_rate)
-    x, u, after = (torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in recorded)
+    _check_steps(recorded)
+    x, u, after = (torch.from_numpy(np.ascontiguousarray(part, np.float32)).to(device) for part in recorded)
     model = GaussianModel(x.shape[1], u.shape[1], seed=seed, **sizes)
     model.know(recorded)
-    trainer = Trainer(model, steps, learning_rate, LARGEST_GRADIENT)
-    generator = torch.Generator().manual_seed(seed)
+    model.to(device)
+    trainer = Trainer(model, steps, learning_rate, seed, LARGEST_GRADIENT)
     members = model.sizes["members"]
     for step in range(steps):
-        rows = torch.randint(len(x), (members * batch_size,), generator=generator)
+        rows = trainer.rows(len(x), members * batch_size, device)
         parts = (rearrange(part[rows], "(m b) d -> m b d", m=members) for part in (x, u, after))
         trainer.step(model.nats(*parts).mean())
         if progress is not None:
             progress("model", step + 1, steps)
     return model.eval()
+
+
+def _check_steps(recorded: Steps) -> None:
+    shapes = [np.shape(part) for part in recorded]
+    if any(len(shape) != 2 for shape in shapes) or len({n for n, _ in shapes}) > 1 or shapes[0] != shapes[2]:
+        raise ActionShapeError(f"expected states (n, ds), actions (n, d) and states after (n, ds), got {shapes}")
+    for name, part in zip(Steps._fields, recorded, strict=True):
+        if not len(part) or not np.isfinite(part).all():
+            raise ActionValueError(f"expected finite {name} of at least one step, got {len(part)} with NaN or inf")

@@ -1,5 +1,7 @@
 """A small causal transformer over one state and the ids that follow it; it keeps what it computed, to sample fast."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -7,10 +9,19 @@ from einops import rearrange
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-__all__ = ["Cache", "TokenTransformer"]
+__all__ = ["Cache", "TokenTransformer", "seeded"]
 
 MLP_RATIO = 4
 START_STD = 0.02
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let torch's layers draw their first weights from `seed`, on the CPU, and give the generator back as it was."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        # not torch.manual_seed, which would seed the generators of every device and not give those back
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 class Cache(NamedTuple):

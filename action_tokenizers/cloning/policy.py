@@ -1,10 +1,12 @@
 """A policy over the ids of any tokenizer: exact log-probabilities, sampling that always decodes, saved with its codec.
 
 A reference for people who write their own: it satisfies `diagnostics.policy.LogitPolicy`, so that the audit measures
-it, and `auxiliary.Planner` executes it.
+it, and `planning.Planner` executes it.
 """
 
+import copy
 import hashlib
+import math
 import os
 from pathlib import Path
 from typing import Any, Self
@@ -16,16 +18,15 @@ from torch import nn
 
 from action_tokenizers.base import ActionTokenizer
 from action_tokenizers.cloning import saving
-from action_tokenizers.cloning.network import Cache, TokenTransformer
-from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
+from action_tokenizers.cloning.network import Cache, TokenTransformer, seeded
+from action_tokenizers.cloning.trainer import check_sizes, scale_of
+from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError, TokenError
 
 __all__ = ["TransformerPolicy"]
 
 Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
 
 NAME, TOKENIZER = "policy", "tokenizer"
-LEAST_SCALE = 1e-6  # of a state dim: one that hardly varies is not blown up
 
 
 class TransformerPolicy(nn.Module):
@@ -44,8 +45,6 @@ class TransformerPolicy(nn.Module):
 
     Attributes:
         tokenizer: moves with the policy.
-        temperature: divides the logits in `sample`, `log_prob` and `logits` alike; 1 is the law that was learned, 0 the
-            likeliest id each time.
 
     Raises:
         NotFittedError: the tokenizer is not fitted.
@@ -65,9 +64,7 @@ class TransformerPolicy(nn.Module):
     ) -> None:
         super().__init__()
         sizes = {"state_dim": state_dim, "width": width, "layers": layers, "heads": heads}
-        for name, value in sizes.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ActionValueError(f"expected {name} an integer >= 1, got {value!r}")
+        check_sizes(sizes)
         if width % heads:
             raise ActionValueError(f"expected width a multiple of heads, got {width} and {heads}")
         if tokenizer.max_tokens is None:
@@ -82,8 +79,7 @@ class TransformerPolicy(nn.Module):
         self.tokenizer = tokenizer
         self.sizes = sizes
         self.temperature = 1.0
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.network = TokenTransformer(tokenizer.vocab_size, tokenizer.max_tokens, state_dim, width, layers, heads)
         self.state_mean: torch.Tensor
         self.state_scale: torch.Tensor
@@ -100,15 +96,35 @@ class TransformerPolicy(nn.Module):
         """Where the weights are."""
         return self.state_mean.device
 
-    def know_states(self, states: Floats) -> None:
+    def know_states(self, states: Any) -> None:
         """Take mean and scale of each dim of `states (n, ds)`, with which every state is seen from now on."""
-        values = self._open_states(states).double()
-        self.state_mean.copy_(values.mean(0))
-        self.state_scale.copy_(values.std(0, correction=0).clamp_min(LEAST_SCALE))
+        values = self._open_states(states)
+        self.state_mean.copy_(values.double().mean(0))
+        self.state_scale.copy_(scale_of(values))
+
+    @property
+    def temperature(self) -> float:
+        """What divides the logits in `sample`, `log_prob` and `logits` alike.
+
+        1 is the law that was learned, 0 the likeliest id each time.
+        """
+        return self._temperature
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise ActionValueError(f"expected temperature a finite number >= 0, got {value!r}")
+        self._temperature = float(value)
+
+    def at(self, temperature: float) -> Self:
+        """Return this policy at another temperature; they share their weights."""
+        other = copy.copy(self)
+        other.temperature = temperature
+        return other
 
     def forward(self, states: Any, ids: torch.Tensor) -> torch.Tensor:
         """Return the logits `(b, n, v)` of `ids (b, n)` under teacher forcing, not masked: what a loss is made of."""
-        logits: torch.Tensor = self.network(self._seen(states), ids[:, :-1].clamp_min(0))
+        logits: torch.Tensor = self.network(self._seen(states), self._in_vocabulary(ids[:, :-1]))
         return logits
 
     @torch.no_grad()
@@ -124,12 +140,13 @@ class TransformerPolicy(nn.Module):
         rows = self._open_ids(ids, len(states))
         every = self.forward(states, rows)
         total = torch.zeros(len(rows), dtype=torch.float64, device=self.device)
+        inside = self._in_vocabulary(rows)
         for p in range(rows.shape[1]):
             allowed = self._allowed(rows[:, :p])
-            chosen = rows[:, p : p + 1].clamp_min(0)
+            chosen = inside[:, p : p + 1]
             logits = self._law(every[:, p], allowed)
             found = logits.gather(1, chosen)[:, 0] - logits.logsumexp(1)
-            is_possible = allowed.gather(1, chosen)[:, 0] & (rows[:, p] >= 0)
+            is_possible = allowed.gather(1, chosen)[:, 0] & (rows[:, p] == inside[:, p])
             # a row that is no chunk any more allows nothing, and -inf - -inf is no number
             total += torch.where(is_possible, found, -torch.inf)
         total[torch.as_tensor(self.tokenizer.length(rows), device=self.device) < 0] = -torch.inf
@@ -141,8 +158,16 @@ class TransformerPolicy(nn.Module):
 
         Raises:
             ActionShapeError: not one prefix per state, one that is too long, or another state_dim.
+            TokenError: ids outside the vocabulary.
         """
         rows = self._open_ids(prefix, len(states), most=self._max_tokens - 1)
+        outside = (rows != self._in_vocabulary(rows)).nonzero()
+        if len(outside):
+            row, place = outside[0].tolist()
+            raise TokenError(
+                f"expected ids in 0..{self.tokenizer.vocab_size - 1}, got {rows[row, place]} in row {row} at {place}; "
+                "give the tokenizer's ids, not those of a language model"
+            )
         last = self.network(self._seen(states), rows)[:, -1]
         law: npt.NDArray[np.float64] = self._law(last, self._allowed(rows)).cpu().numpy()
         return law
@@ -152,8 +177,9 @@ class TransformerPolicy(nn.Module):
 
         Row i takes the same random numbers whatever its state: in states that differ a little it mostly draws the same.
         """
-        generator = torch.Generator().manual_seed(seed)
-        uniforms = torch.rand(len(states), self._max_tokens, generator=generator, dtype=torch.float64)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        shape = (len(states), self._max_tokens)
+        uniforms = torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu")
         return self._write(states, uniforms.to(self.device))
 
     def greedy(self, states: Any) -> Ints:
@@ -227,7 +253,12 @@ class TransformerPolicy(nn.Module):
         law = logits.double().masked_fill(~allowed, -torch.inf)
         if self.temperature > 0:
             return law / self.temperature
-        return torch.full_like(law, -torch.inf).scatter(1, law.argmax(1, keepdim=True), 0.0)
+        likeliest = torch.full_like(law, -torch.inf).scatter(1, law.argmax(1, keepdim=True), 0.0)
+        return torch.where(allowed.any(1, keepdim=True), likeliest, law)
+
+    def _in_vocabulary(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return ids that the network knows; others become 0."""
+        return torch.where((ids >= 0) & (ids < self.tokenizer.vocab_size), ids, 0)
 
     def _allowed(self, prefix: torch.Tensor) -> torch.Tensor:
         allowed: torch.Tensor = self.tokenizer.allowed(prefix)

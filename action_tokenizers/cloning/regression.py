@@ -1,4 +1,8 @@
-"""Cloning without tokens: a network that regresses the chunk itself, the baseline of Cao & Xie 2026, Prop 4."""
+"""Cloning without tokens: a network that regresses the chunk itself, the usual baseline.
+
+Cao & Xie 2026, Prop 4, bound what regression loses by its mean error if its policy is smooth in total variation. A
+network with one answer per state is not, so that the bound does not cover it: it is what people do, not what is proven.
+"""
 
 import os
 from pathlib import Path
@@ -12,8 +16,10 @@ from torch import nn
 
 from action_tokenizers.base import Progress
 from action_tokenizers.cloning import saving
+from action_tokenizers.cloning.network import seeded
 from action_tokenizers.cloning.planning import Plan
-from action_tokenizers.cloning.training import Trainer, check_training, states_and_chunks
+from action_tokenizers.cloning.trainer import Trainer, check_sizes, check_training, scale_of
+from action_tokenizers.cloning.training import states_and_chunks
 from action_tokenizers.data.episodes import Episodes
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
 
@@ -22,7 +28,6 @@ __all__ = ["RegressionPolicy", "regress"]
 Floats = npt.NDArray[np.float32]
 
 NAME = "regression"
-LEAST_SCALE = 1e-6
 
 
 class RegressionPolicy(nn.Module):
@@ -53,14 +58,11 @@ class RegressionPolicy(nn.Module):
         execute = horizon if execute is None else execute
         sizes = {"state_dim": state_dim, "action_dim": action_dim, "horizon": horizon, "execute": execute}
         sizes["width"] = width
-        for name, value in sizes.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ActionValueError(f"expected {name} an integer >= 1, got {value!r}")
+        check_sizes(sizes)
         if execute > horizon:
             raise ActionValueError(f"expected execute in 1..{horizon}, the steps of a chunk, got {execute}")
         self.sizes = sizes
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.network = nn.Sequential(
                 nn.Linear(state_dim, width),
                 nn.GELU(),
@@ -80,7 +82,7 @@ class RegressionPolicy(nn.Module):
         """Take the scales of `states (n, ds)` and `actions (n, d)`."""
         for name, values in (("state", states.double()), ("action", actions.double())):
             getattr(self, f"{name}_mean").copy_(values.mean(0))
-            getattr(self, f"{name}_scale").copy_(values.std(0, correction=0).clamp_min(LEAST_SCALE))
+            getattr(self, f"{name}_scale").copy_(scale_of(values))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Return chunks `(b, t, d)` for `states (b, ds)`, in standard deviations of the actions."""
@@ -142,6 +144,7 @@ def regress(
     batch_size: int = 256,
     learning_rate: float = 1e-3,
     seed: int = 0,
+    device: torch.device | str = "cpu",
     progress: Progress | None = None,
     **sizes: int,
 ) -> RegressionPolicy:
@@ -154,22 +157,22 @@ def regress(
         batch_size: chunks per step.
         learning_rate: the largest.
         seed: of weights and batches.
+        device: to train on; the policy stays there.
         progress: called as `progress("regress", done, steps)`.
         sizes: execute and width of `RegressionPolicy`.
 
     Raises:
-        ActionValueError: no states; numbers outside their domain.
+        ActionValueError: no states; numbers outside their domain, or with which the training diverges.
     """
     check_training(steps, batch_size, learning_rate)
-    states_, cut = states_and_chunks(episodes, horizon)
-    states, actions = torch.from_numpy(states_), torch.from_numpy(cut.actions)
-    is_real = torch.from_numpy(~cut.padding)
-    policy = RegressionPolicy(states.shape[1], actions.shape[2], horizon, seed=seed, **sizes)
+    seen, cut = states_and_chunks(episodes, horizon)
+    states, actions = torch.from_numpy(seen).to(device), torch.from_numpy(cut.actions).to(device)
+    is_real = torch.from_numpy(~cut.padding).to(device)
+    policy = RegressionPolicy(states.shape[1], actions.shape[2], horizon, seed=seed, **sizes).to(device)
     policy.know(states, actions[is_real])
-    trainer = Trainer(policy.network, steps, learning_rate)
-    generator = torch.Generator().manual_seed(seed)
+    trainer = Trainer(policy.network, steps, learning_rate, seed)
     for step in range(steps):
-        rows = torch.randint(len(states), (batch_size,), generator=generator)
+        rows = trainer.rows(len(states), batch_size, device)
         wanted = (actions[rows] - policy.action_mean) / policy.action_scale
         squared = ((policy(states[rows]) - wanted) ** 2).mean(-1)
         trainer.step(squared[is_real[rows]].mean())

@@ -37,14 +37,16 @@ class Executed:
     Attributes:
         scores: `(b,)` the best score of each.
         steps: `(b,)` executed.
-        calls: `(b,)` how often the state was looked at.
+        looks: `(b,)` how often the state was looked at.
+        asks: `(b,)` how often the policy was asked.
         stopped: why a rollout ended before its time, None: it did not (or the task was done).
         diverged: `(b,)` plans that were cut because the model left what it knows.
     """
 
     scores: npt.NDArray[np.float64]
     steps: npt.NDArray[np.int64]
-    calls: npt.NDArray[np.int64]
+    looks: npt.NDArray[np.int64]
+    asks: npt.NDArray[np.int64]
     stopped: tuple[str | None, ...]
     diverged: npt.NDArray[np.int64]
 
@@ -55,7 +57,7 @@ class _Robot:
     def __init__(self, simulator: Simulator, start: int, budget: int) -> None:
         self.simulator, self.budget = simulator, budget
         self.queue: deque[Floats] = deque()
-        self.score, self.steps, self.calls, self.diverged = 0.0, 0, 0, 0
+        self.score, self.steps, self.looks, self.asks, self.diverged = 0.0, 0, 0, 0, 0
         self.stopped: str | None = None
         self.state = _state(simulator.reset(start), f"the start {start}")
 
@@ -64,7 +66,8 @@ class _Robot:
         return self.stopped is None and self.steps < self.budget and self.score < 1
 
     def take(self, plan: Plan, row: int) -> None:
-        self.calls += 1
+        self.looks += 1
+        self.asks += plan.asks
         self.diverged += int(plan.diverged[row])
         self.queue.extend(plan.actions[row, : plan.steps[row]])
         if not self.queue:
@@ -95,8 +98,8 @@ def rollout(
 ) -> Executed:
     """Execute a policy from each start, until the task is done or the steps are over.
 
-    All robots that need a plan are planned for in one call. Rows of a plan draw their own random numbers, so that
-    starts and policies can be compared in pairs.
+    All robots are planned for in one call, also those that are done: a robot keeps its row and with it its random
+    numbers, whatever becomes of the others, so that policies can be compared start by start.
 
     Args:
         planner: a `Planner`, or anything with its `plan`.
@@ -114,13 +117,14 @@ def rollout(
         raise ActionValueError(f"expected starts and steps >= 1, got {len(starts)} and {steps}")
     robots = [_Robot(simulator(), start, steps) for start in starts]
     look = 0
-    while going := [robot for robot in robots if robot.is_going]:
-        plan = planner.plan(np.stack([robot.state for robot in going]), seed=derived(seed, look))
-        if len(plan.steps) != len(going):
-            raise ActionShapeError(f"expected a plan for each of {len(going)} states, got {len(plan.steps)}")
-        for row, robot in enumerate(going):
-            robot.take(plan, row)
-            robot.act()
+    while any(robot.is_going for robot in robots):
+        plan = planner.plan(np.stack([robot.state for robot in robots]), seed=derived(seed, look))
+        if len(plan.steps) != len(robots):
+            raise ActionShapeError(f"expected a plan for each of {len(robots)} states, got {len(plan.steps)}")
+        for row, robot in enumerate(robots):
+            if robot.is_going:
+                robot.take(plan, row)
+                robot.act()
         look += 1
         if progress is not None:
             left = sum(robot.budget - robot.steps for robot in robots if robot.is_going)
@@ -128,7 +132,8 @@ def rollout(
     return Executed(
         np.array([robot.score for robot in robots]),
         np.array([robot.steps for robot in robots]),
-        np.array([robot.calls for robot in robots]),
+        np.array([robot.looks for robot in robots]),
+        np.array([robot.asks for robot in robots]),
         tuple(robot.stopped for robot in robots),
         np.array([robot.diverged for robot in robots]),
     )

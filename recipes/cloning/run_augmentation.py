@@ -1,13 +1,14 @@
 """Algorithm 1 of Cao & Xie 2026: what looking less often, with a model in between, costs and brings.
 
     pip install "action-tokenizers[data,plots,sim]"
-    python recipes/cloning/run_augmentation.py --publish    # the trap, an arm, an inverted pendulum
+    python recipes/cloning/run_augmentation.py --data PUSHT --publish   # PUSHT: the folder of its demonstrations
     python recipes/cloning/run_augmentation.py --smoke      # a small trap and a made-up reach: no simulator, seconds
 
-Three systems. The trap of Theorem 6: the quantized expert, as endless data would clone it, with the exact transition
-model and with one fitted to 50 demonstrations. Meta-World's reach: policies cloned through two tokenizers, an arm that
-stands still when it is told nothing, so open-loop stable. An inverted pendulum (gymnasium), which is not: what is not
-looked at falls. Between two looks the policy is asked `sub_horizon` times in states that the model foresees.
+Four systems. The trap of Theorem 6: the quantized expert, as endless data would clone it, with the exact transition
+model and with one fitted to 50 demonstrations. PushT: an agent that is drawn to the place it is told, which forgets
+errors, and a block that does not. Meta-World's reach: told differences, an arm adds errors up, but does not fall. An
+inverted pendulum (gymnasium): what is not looked at falls. Between two looks at the state the policy is asked
+`sub_horizon` times in states that the model foresees.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,8 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from cloning_tables import HERE, write_section
-from cloning_tasks import Task, made_up, meta_world
+from cloning_tables import HERE, interval, write_section
+from cloning_tasks import Task, made_up, meta_world, pusht
 
 from action_tokenizers import ActionTokenizer, BinningTokenizer, Episodes, ResidualVQTokenizer
 from action_tokenizers.cloning.expert import QuantizedExpert
@@ -38,7 +40,6 @@ from action_tokenizers.cloning.planning import Planner
 from action_tokenizers.cloning.rollout import Simulator, rollout
 from action_tokenizers.cloning.training import clone
 from action_tokenizers.diagnostics.known import Trap, binning_control
-from action_tokenizers.diagnostics.measure import bootstrap_t, hoeffding
 
 EPSILONS = (2.0**-5, 2.0**-6, 2.0**-7)
 TRAP_SUB_HORIZONS = (1, 4, 16, 64, 256)
@@ -57,7 +58,7 @@ class Exact:
 
     trap: Trap
 
-    def step(self, states: Floats, actions: Floats, *, seed: int) -> NDArray[np.float64]:
+    def foresee(self, states: Floats, actions: Floats, *, seed: int) -> NDArray[np.float64]:
         x = np.asarray(states, np.float64)
         return self.trap.step(x, self.trap.expert(x))
 
@@ -85,11 +86,14 @@ def trap_regret(
 ) -> float:
     """Return what the quantized expert loses per step, over chains from `trap.start`."""
     policy = QuantizedExpert(codec, lambda x: trap.expert(x)[:, None])
-    planner = Planner(policy, codec, model=model, sub_horizon=sub_horizon)
+    planner = Planner(policy, model=model, sub_horizon=sub_horizon)
     x, regret = trap.start(CHAINS), np.zeros(horizon)
     h = look = 0
     while h < horizon:
-        for u in planner.plan(x[:, None], seed=look).actions[..., 0].T[: horizon - h]:
+        plan = planner.plan(x[:, None], seed=look)
+        if plan.diverged.any():
+            raise RuntimeError(f"the model left what it knows in {plan.diverged.sum()} chains at step {h}")
+        for u in plan.actions[..., 0].T[: horizon - h]:
             regret[h] = np.abs(u - trap.expert(x)).mean()
             x, h = trap.step(x, u.astype(np.float64)), h + 1
         look += 1
@@ -176,11 +180,11 @@ def task_rows(task: Task, smoke: bool = False) -> Rows:
         model = fit_model(recorded, steps=200 if smoke else 1500, members=2)
         costs = {"clone_s": trained - start, "model_s": time.process_time() - trained}
         held_out = executed_steps(codec, task.held_out, task.execute)
-        foreseen = model.step(held_out.states, held_out.actions, seed=0)
+        foreseen = model.foresee(held_out.states, held_out.actions, seed=0)
         moved = np.linalg.norm(held_out.after - held_out.states, axis=1).mean()
         missed = np.linalg.norm(held_out.after - foreseen, axis=1).mean()
         for k in (1, 4) if smoke else SUB_HORIZONS:
-            planner = Planner(policy, codec, execute=task.execute, model=model, sub_horizon=k)
+            planner = Planner(policy, execute=task.execute, model=model, sub_horizon=k)
             start = time.process_time()
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "the model left what it knows")
@@ -191,8 +195,9 @@ def task_rows(task: Task, smoke: bool = False) -> Rows:
                     "tokenizer": name,
                     "sub_horizon": k,
                     "scores": [round(float(score), 5) for score in done.scores],
-                    "looks": float(done.calls.sum() / done.steps.sum()),
-                    "diverged": float(done.diverged.sum() / done.calls.sum()),
+                    "looks": float(done.looks.sum() / done.steps.sum()),
+                    "asks": float(done.asks.sum() / done.steps.sum()),
+                    "diverged": float(done.diverged.sum() / done.looks.sum()),
                     "model_error": float(missed / moved),
                     "rollout_s": time.process_time() - start,
                     **costs,
@@ -204,7 +209,7 @@ def task_rows(task: Task, smoke: bool = False) -> Rows:
 
 def trap_table(rows: Rows) -> str:
     """Return the regret per step by epsilon and sub-horizon."""
-    lines = [["ε", "steps", "model", "calls between two looks", "regret per step"], ["---"] * 5]
+    lines = [["ε", "steps", "model", "asks between two looks", "regret per step"], ["---"] * 5]
     for row in rows:
         between = "all" if row["sub_horizon"] == row["steps"] else str(row["sub_horizon"])
         what = "bins of width 2ε" if row["tokenizer"] == "bins" else row["model"]
@@ -214,26 +219,24 @@ def trap_table(rows: Rows) -> str:
 
 def task_table(rows: Rows) -> str:
     """Return score and cost by task, tokenizer and sub-horizon; differences are over starts, in pairs."""
-    head = ["task", "tokenizer", "calls between two looks", "score", "against 1 call", "looks per step"]
-    lines = [[*head, "plans cut", "model's error / motion", "seconds (clone, model, rollouts)"], ["---"] * 9]
+    head = ["task", "tokenizer", "asks between two looks", "score", "against 1 ask", "looks / step", "asks / step"]
+    lines = [[*head, "plans cut", "model's error / motion", "seconds (clone, model, rollouts)"], ["---"] * 10]
     first: dict[tuple[str, str], NDArray[np.float64]] = {}
     for row in rows:
         scores = np.array(row["scores"])
         reference = first.setdefault((row["task"], row["tokenizer"]), scores)
-        apart = "-" if row["sub_horizon"] == 1 else _interval(scores - reference, -1)
+        apart = "-" if row["sub_horizon"] == 1 else interval(scores - reference, signed=True)
         seconds = ", ".join(f"{row[key]:.0f}" for key in ("clone_s", "model_s", "rollout_s"))
-        cells = [row["task"], row["tokenizer"], str(row["sub_horizon"]), _interval(scores, 0), apart]
-        cells += [f"{row['looks']:.3f}", f"{row['diverged']:.1%}", f"{row['model_error']:.2f}", seconds]
+        cells = [row["task"], row["tokenizer"], str(row["sub_horizon"]), interval(scores), apart]
+        cells += [
+            f"{row['looks']:.3f}",
+            f"{row['asks']:.3f}",
+            f"{row['diverged']:.1%}",
+            f"{row['model_error']:.2f}",
+            seconds,
+        ]
         lines.append(cells)
     return _table(lines)
-
-
-def _interval(values: NDArray[np.float64], low: float) -> str:
-    sign = "+" if low < 0 else ""
-    ends = bootstrap_t(values.tolist())
-    if ends is None or not np.isfinite(ends).all() or ends[0] == ends[1]:
-        ends = hoeffding(values.tolist(), low, 1.0)
-    return f"{values.mean():{sign}.2f} [{max(ends[0], low):{sign}.2f}, {min(ends[1], 1.0):{sign}.2f}]"
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:
@@ -257,13 +260,13 @@ def plot(found: dict[str, Rows]) -> Any:
         )
         control = next(row["regret"] for row in rows if row["tokenizer"] == "bins")
         trap.axhline(control, color=line.get_color(), linestyle=":", linewidth=1)
-    trap.set(xscale="log", yscale="log", xlabel="calls between two looks", ylabel="regret per step")
+    trap.set(xscale="log", yscale="log", xlabel="asks between two looks", ylabel="regret per step")
     trap.set_title("The trap, fitted model (dotted: bins, which need none)", fontsize=9)
     trap.legend(fontsize=8)
     for key in dict.fromkeys((row["task"], row["tokenizer"]) for row in found["tasks"]):
         rows = [row for row in found["tasks"] if (row["task"], row["tokenizer"]) == key]
         tasks.plot([r["sub_horizon"] for r in rows], [np.mean(r["scores"]) for r in rows], "o-", label=", ".join(key))
-    tasks.set(xscale="log", xlabel="calls between two looks", ylabel="score", ylim=(-0.03, 1.03))
+    tasks.set(xscale="log", xlabel="asks between two looks", ylabel="score", ylim=(-0.03, 1.03))
     tasks.set_title("Simulators, cloned policies", fontsize=9)
     tasks.legend(fontsize=8)
     return figure
@@ -271,15 +274,18 @@ def plot(found: dict[str, Rows]) -> Any:
 
 def text(found: dict[str, Rows]) -> str:
     """Return the section of the README."""
-    picture = "![Regret and score against the calls between two looks](figures/augmentation.svg)"
+    picture = "![Regret and score against the asks between two looks](figures/augmentation.svg)"
     return "\n\n".join([trap_table(found["trap"]), task_table(found["tasks"]), picture])
 
 
-def run(smoke: bool = False) -> dict[str, Rows]:
-    """Return the rows of both tables."""
+def run(smoke: bool = False, data: Path | None = None) -> dict[str, Rows]:
+    """Return the rows of both tables; PushT needs the folder of its demonstrations."""
     torch.set_num_threads(1)
     epsilons = EPSILONS[:1] if smoke else EPSILONS
-    prepared: Sequence[Callable[[], Task]] = (made_up,) if smoke else (lambda: meta_world("reach-v3"), pendulum)
+    prepared: list[Callable[[], Task]] = [made_up]
+    if not smoke:
+        prepared = [partial(meta_world, "reach-v3"), pendulum]
+        prepared += [] if data is None else [partial(pusht, data)]
     return {
         "trap": [row for epsilon in epsilons for row in trap_rows(epsilon, smoke)],
         "tasks": [row for prepare in prepared for row in task_rows(prepare(), smoke)],
@@ -314,9 +320,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run everything and print the tables; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--smoke", action="store_true", help="a small trap and a made-up reach")
+    parser.add_argument("--data", type=Path, help="folder of the PushT demonstrations; without it PushT is left out")
     parser.add_argument("--publish", action="store_true", help="rewrite augmentation.json, the figure and the README")
     options = parser.parse_args(arguments)
-    found = run(options.smoke)
+    found = run(options.smoke, options.data)
     print(f"{trap_table(found['trap'])}\n\n{task_table(found['tasks'])}")
     if options.publish:
         publish(found)

@@ -39,7 +39,6 @@ from action_tokenizers.cloning.rollout import Simulator, rollout
 from action_tokenizers.cloning.training import clone, states_and_chunks
 from action_tokenizers.diagnostics.audit import audit
 
-REGRESSION = "regression"
 SEEDS = 3
 STEPS = 1000  # of the optimiser
 SMOKE_STEPS = 250
@@ -64,10 +63,14 @@ def run_task(name: str, prepare: Callable[[], Task], smoke: bool, seeds: int, ou
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", ".*shorter than the horizon")
     file = out / f"{name.replace(' ', '-')}.jsonl"
-    done = {(row["tokenizer"], row["seed"]) for row in cloning_tables.read_rows(out) if row["task"] == name}
     task = prepare()
+    settings = [SMOKE_STEPS if smoke else STEPS, len(task.fit), task.steps, task.horizon, task.execute]
+    rows = [row for row in cloning_tables.read_rows(out) if row["task"] == name]
+    if any(row["settings"] != settings for row in rows):
+        raise SystemExit(f"expected rows of the settings {settings} in {out}, got others; give another --out")
+    done = {(row["tokenizer"], row["seed"]) for row in rows}
     simulators = [task.simulator() for _ in task.starts]
-    for codec, unfitted in {**tokenizers(task, smoke), REGRESSION: None}.items():
+    for codec, unfitted in {**tokenizers(task, smoke), cloning_tables.REGRESSION: None}.items():
         missing = [seed for seed in (None, *range(seeds)) if (codec, seed) not in done]
         if unfitted is None:
             missing = [seed for seed in missing if seed is not None]
@@ -76,7 +79,7 @@ def run_task(name: str, prepare: Callable[[], Task], smoke: bool, seeds: int, ou
         fitted = None if unfitted is None else unfitted.fit(task.fit)
         for seed in missing:
             row = audited(task, fitted) if seed is None else executed(task, fitted, seed, simulators, smoke)
-            append(file, {"task": name, "tokenizer": codec, "seed": seed, **row})
+            append(file, {"task": name, "tokenizer": codec, "seed": seed, "settings": settings, **row})
             print(
                 name, codec, seed, {key: row[key] for key in ("verdict", "mean", "train_s") if key in row}, flush=True
             )
@@ -102,13 +105,15 @@ def executed(
     steps = SMOKE_STEPS if smoke else STEPS
     if tokenizer is None:
         regression = regress(task.fit, task.horizon, steps=steps, seed=seed, execute=task.execute)
-        laws: dict[str, Plans] = {"drawn": regression}
+        trained = time.process_time() - start
+        laws: dict[str, Plans] = {cloning_tables.DRAWN: regression}
         facts: dict[str, Any] = {"parameters": sum(p.numel() for p in regression.network.parameters())}
     else:
         policy = clone(tokenizer, task.fit, steps=steps, seed=seed)
-        greedy = clone_with_temperature(policy, 0.0)
+        trained = time.process_time() - start
         laws = {
-            law: Planner(p, tokenizer, execute=task.execute) for law, p in (("drawn", policy), ("likeliest", greedy))
+            law: Planner(policy.at(temperature), execute=task.execute)
+            for law, temperature in ((cloning_tables.DRAWN, 1.0), (cloning_tables.LIKELIEST, 0.0))
         }
         _, cut = states_and_chunks(task.held_out, task.horizon, tokenizer.relative)
         ids = tokenizer.encode(cut.actions, action_is_pad=cut.padding)
@@ -116,25 +121,17 @@ def executed(
             "parameters": sum(p.numel() for p in policy.network.parameters()),
             "tokens": float(tokenizer.pad_mask(ids).sum(-1).mean()),
         }
-    row: dict[str, Any] = {**facts, "train_s": time.process_time() - start, "starts": list(task.starts)}
+    row: dict[str, Any] = {**facts, "train_s": trained, "starts": list(task.starts)}
     for law, planner in laws.items():
         start = time.process_time()
         done = rollout(planner, iter(simulators).__next__, task.starts, steps=task.steps, seed=seed)
         row[law] = {
             "scores": [round(float(score), 5) for score in done.scores],
             "stopped": sum(reason is not None for reason in done.stopped),
-            "looks": float(done.calls.mean()),
+            "looks": float(done.looks.mean()),
             "s": time.process_time() - start,
         }
     return {**row, "mean": {law: sum(row[law]["scores"]) / len(task.starts) for law in laws}}
-
-
-def clone_with_temperature(policy: Any, temperature: float) -> Any:
-    """Return the same weights under another temperature."""
-    other = type(policy)(policy.tokenizer, **policy.sizes)
-    other.load_state_dict(policy.state_dict())
-    other.temperature = temperature
-    return other.eval()
 
 
 def append(path: Path, row: dict[str, Any]) -> None:

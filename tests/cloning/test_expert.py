@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from action_tokenizers import ActionShapeError, FASTTokenizer
+from action_tokenizers import (
+    ActionShapeError,
+    ActionValueError,
+    BinningTokenizer,
+    ChunkSample,
+    Episodes,
+    FASTTokenizer,
+    Relative,
+)
 from action_tokenizers.cloning.expert import QuantizedExpert
 from action_tokenizers.diagnostics.policy import TokenPolicy, check_normalised, checked
 
@@ -31,3 +39,14 @@ def test_it_gives_the_ids_of_the_experts_actions_and_no_others():
 def test_an_expert_of_another_shape():
     with pytest.raises(ActionShapeError, match=r"\(5, t, d\) from the expert, got \(5, 1\)"):
         QuantizedExpert(TOKENIZER, lambda x: x).sample(STATES)
+
+
+def test_actions_relative_to_the_state_are_taken_from_absolute_ones():
+    states = np.random.default_rng(0).uniform(-1, 1, (8, 6, 1)).astype(np.float32)
+    episodes = Episodes([*(states + 0.25)], states=[*states])
+    relative = BinningTokenizer(horizon=1).fit(ChunkSample().add(episodes, 1, 1, relative=Relative("state")))
+    policy = QuantizedExpert(relative, lambda x: x[:, None] + 0.25)
+    np.testing.assert_allclose(relative.decode(policy.sample(STATES)), 0.25, atol=0.01)
+    previous = BinningTokenizer(horizon=1).fit(ChunkSample().add(episodes, 1, 1, relative=Relative("previous")))
+    with pytest.raises(ActionValueError, match="which a state does not tell"):
+        QuantizedExpert(previous, expert)

@@ -17,6 +17,7 @@ from action_tokenizers import (
     KMeansTokenizer,
     NotFittedError,
     ResidualVQTokenizer,
+    TokenError,
 )
 from action_tokenizers.cloning.policy import TransformerPolicy
 from action_tokenizers.diagnostics.policy import LogitPolicy, check_normalised, checked
@@ -72,6 +73,8 @@ def test_equal_seeds_give_equal_ids(policy):
     policy.sample(STATES, seed=4)
     TransformerPolicy(policy.tokenizer, 3)
     assert torch.equal(torch.get_rng_state(), before)
+    with torch.device("meta"):  # another default device than that of the policy
+        assert np.array_equal(policy.sample(STATES, seed=4), policy.sample(STATES, seed=4))
 
 
 def test_probabilities_of_all_chunks_add_up_to_one():
@@ -106,29 +109,39 @@ def test_what_is_no_chunk_is_impossible(policy):
     ids = policy.sample(STATES, seed=3)
     if ids.shape[1] > 1:
         assert np.isneginf(policy.log_prob(STATES, ids[:, :-1])[policy.tokenizer.length(ids) == ids.shape[1]]).all()
-    wrong = ids.copy()
-    wrong[:, 0] = -1
-    assert np.isneginf(policy.log_prob(STATES, wrong)).all()
+    for bad in (-1, policy.tokenizer.vocab_size, 10**6):
+        for place in (0, -1):
+            wrong = ids.copy()
+            wrong[:, place] = bad
+            assert np.isneginf(policy.log_prob(STATES, wrong)).all()
 
 
 def test_temperature_changes_law_and_draws_alike(policy):
     cold = policy.greedy(STATES)
-    policy.temperature = 0.0
-    assert np.array_equal(policy.sample(STATES, seed=9), cold)
-    assert policy.log_prob(STATES, cold).tolist() == [0.0] * len(STATES)
-    policy.temperature = 5.0
-    flat = policy.log_prob(STATES, cold)
-    policy.temperature = 1.0
-    assert (flat < policy.log_prob(STATES, cold) + 1e-12).all()
+    frozen, hot = policy.at(0), policy.at(5.0)
+    assert policy.temperature == 1
+    assert frozen.network is policy.network
+    assert np.array_equal(frozen.sample(STATES, seed=9), cold)
+    assert frozen.log_prob(STATES, cold).tolist() == [0.0] * len(STATES)
+    assert (hot.log_prob(STATES, cold) < policy.log_prob(STATES, cold) - 1e-3).all()
+    first = np.empty((len(STATES), 0), np.int64)
+    np.testing.assert_allclose(hot.logits(STATES, first) * 5, policy.logits(STATES, first))
+    assert (frozen.logits(STATES, first) > -np.inf).sum(1).tolist() == [1] * len(STATES)
+    for bad in (-3, np.nan, np.inf, True, "1"):
+        with pytest.raises(ActionValueError, match="temperature a finite number >= 0"):
+            policy.at(bad)
 
 
 def test_states_are_seen_in_their_own_scale(policy):
     policy.know_states(STATES * 1000 + 5)
     np.testing.assert_allclose(policy.state_mean, STATES.mean(0) * 1000 + 5, rtol=1e-3)
     np.testing.assert_allclose(policy.state_scale, STATES.std(0) * 1000, rtol=1e-4)
-    constant = np.ones((4, 3), np.float32)
+    # what never moved in the demonstrations may move a little when deployed, and that is not far
+    constant = np.full((4, 3), 0.6, np.float32)
     policy.know_states(constant)
-    assert np.isfinite(policy.log_prob(constant, policy.greedy(constant))).all()
+    assert policy.state_scale.tolist() == [1, 1, 1]
+    ids = policy.greedy(constant)
+    np.testing.assert_allclose(policy.log_prob(constant + 1e-3, ids), policy.log_prob(constant, ids), atol=0.1)
 
 
 class TestOnDisk:
@@ -205,5 +218,7 @@ class TestBadInput:
             policy.log_prob(STATES, ids[:3])
         with pytest.raises(ActionShapeError, match="expected integer ids"):
             policy.log_prob(STATES, ids.astype(np.float32))
+        with pytest.raises(TokenError, match="got -1 in row 0 at 0"):
+            policy_of(BinningTokenizer(horizon=2, bins=3).fit([*walks()])).logits(STATES, np.full((6, 1), -1))
         with pytest.raises(ActionShapeError, match="n <="):
             policy.logits(STATES, np.zeros((6, policy.tokenizer.max_tokens), np.int64))

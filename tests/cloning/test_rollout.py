@@ -41,8 +41,10 @@ def test_robots_that_are_done_leave_and_the_rest_goes_on():
     done = rollout(planner, Line, [2, 7, -3], steps=20)
     assert done.scores.tolist() == [1, 1, 1]
     assert done.steps.tolist() == [2, 7, 3]
-    assert done.calls.tolist() == [1, 3, 1]
-    assert [states for states, _ in planner.asked] == [[2, 7, -3], [4], [1]]
+    assert done.looks.tolist() == [1, 3, 1]
+    # a robot that is done keeps its row
+    assert [states for states, _ in planner.asked] == [[2, 7, -3], [0, 4, 0], [0, 1, 0]]
+    assert done.asks.tolist() == [1, 3, 1]
     assert len({seed for _, seed in planner.asked}) == 3
     assert done.stopped == (None, None, None)
 
@@ -68,6 +70,29 @@ def test_ids_that_do_not_decode_stop_a_robot_where_it_is():
     assert done.stopped == (UNDECODABLE, None)
     assert done.steps.tolist() == [0, 4]
     assert done.scores.tolist() == [0, 1]
+
+
+def test_a_robot_draws_the_same_in_any_company():
+    class Drunk:
+        def plan(self, states, *, seed):
+            actions = np.random.default_rng(seed).normal(size=(len(states), 2, 1)).astype(np.float32)
+            none = np.zeros(len(states), np.bool_)
+            return Plan(actions, np.full(len(states), 2), 1, none, none)
+
+    seen = []
+
+    class Watched(Line):
+        def step(self, action):
+            if self.first == 9:
+                seen.append(float(action[0]))
+            return super().step(action)
+
+    walks = []
+    for others in ([0.001], [50.0]):  # one that is done at once, and one that never is
+        seen.clear()
+        rollout(Drunk(), Watched, [9, *others], steps=12)
+        walks.append(list(seen))
+    assert walks[0] == walks[1]
 
 
 def test_plans_cut_by_the_model_are_counted():

@@ -124,3 +124,8 @@ class TestBadInput:
     def test_numbers(self, bad):
         with pytest.raises(ActionValueError, match=f"expected {next(iter(bad))}"):
             clone(BinningTokenizer(horizon=2).fit(steered()), steered(), **bad)
+
+    def test_a_training_that_diverges(self):
+        tokenizer = BinningTokenizer(horizon=2).fit(steered())
+        with pytest.raises(ActionValueError, match=r"finite loss.*learning_rate 1e\+30; lower it"):
+            clone(tokenizer, steered(), steps=20, learning_rate=1e30, **SMALL)

@@ -70,6 +70,16 @@ def test_what_works():
     assert not recipe.works(recipe.collect([row("bins256", 0, [1, 0, 0, 0])]))
     assert not recipe.works(recipe.collect([row("bins256", 0, [1, 1], task="pusht")]))
     assert not recipe.works({})
+    # the baseline without tokens proves nothing about a tokenizer
+    baseline = [row("bins256", 0, [0, 0, 0, 1]), row("regression", 0, [1, 1, 1, 1])]
+    assert not recipe.works(recipe.collect(baseline))
+
+
+def test_rows_written_twice_count_once_and_audits_alone_not_at_all():
+    twice = recipe.collect([*ROWS, row("other", 1, [0] * 6), audit("unfinished")])
+    assert recipe.scores(twice["reach-v3"]["other"], "drawn").tolist() == [[1, 1, 1, 0, 0, 1], [0] * 6]
+    assert list(twice["reach-v3"]) == ["bins256", "other"]
+    assert recipe.collect([audit("unfinished")]) == {}
 
 
 class TestPublished:

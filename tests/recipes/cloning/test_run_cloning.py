@@ -39,6 +39,13 @@ def test_smoke(tmp_path, capsys, monkeypatch):
     assert [getattr(each, "__name__", each) for each in asked] == ["ResidualVQTokenizer", "NoneType"]
 
 
+def test_rows_of_other_settings_are_not_mixed(tmp_path):
+    row = {"task": "made-up reach", "tokenizer": "fast512", "seed": 0, "settings": [1, 2, 3]}
+    recipe.append(tmp_path / "made-up-reach.jsonl", row)
+    with pytest.raises(SystemExit, match="give another --out"):
+        recipe.main(["--smoke", "--out", str(tmp_path)])
+
+
 def test_unknown_tasks(tmp_path):
     with pytest.raises(SystemExit, match=r"pusht: with --data.*got \['fold'\]"):
         recipe.main(["--tasks", "fold", "--out", str(tmp_path)])
