@@ -149,10 +149,11 @@ def gather(episodes: Episodes, plan: ChunkPlan, relative: Relative | None = None
     """Return the planned chunks, in the order of the plan."""
     actions = np.empty((len(plan), plan.horizon, episodes.action_dim), np.float32)
     pad = np.zeros((len(plan), plan.horizon), np.bool_)
+    lengths = episodes.lengths
     for at, rows in by_episode(plan):
         first = plan.first[rows]
         actions[rows] = _cut(episodes.actions[at], first, plan.horizon)
-        pad[rows] = first[:, None] + np.arange(plan.horizon) >= episodes.lengths[at]
+        pad[rows] = first[:, None] + np.arange(plan.horizon) >= lengths[at]
         if episodes.action_is_pad is not None:
             pad[rows] |= _cut(episodes.action_is_pad[at], first, plan.horizon)
     reference = None

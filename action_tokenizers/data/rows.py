@@ -98,6 +98,15 @@ class Reservoir:
         """The (key, source) pairs; `rows().group` counts into them once `rows` was called."""
         return tuple(self._groups)
 
+    @property
+    def threshold(self) -> float:
+        """The priority above which no row can still be among the k."""
+        return self._threshold
+
+    def shut_out(self, threshold: float) -> None:
+        """Hold no row of a priority above `threshold` from now on."""
+        self._threshold = min(self._threshold, threshold)
+
     def offer(
         self, group: Group, episode: IntArray, start: IntArray, priority: NDArray[np.float64], fetch: Fetch
     ) -> None:
@@ -126,7 +135,7 @@ class Reservoir:
         self._groups = {group: i for i, group in enumerate(names)}
         self._parts, self._settled = [rows], rows
         if len(rows) == self.k:
-            self._threshold = float(rows.priority[-1])
+            self.shut_out(float(rows.priority[-1]))
         return rows
 
     def _number(self, group: Group) -> int:

@@ -45,6 +45,8 @@ class ChunkSample:
         action_dim: Number of action dims; None while nothing was added.
         relative: How the chunks are relative, or None.
         skipped: Number of episodes shorter than the horizon; `longest_skipped` is the longest of them.
+        skipped_shards: Names of the files that were left out because they were broken, sorted.
+        lost_episodes: Number of episodes that broken files took with them, as far as their index is known.
 
     Example:
         >>> from action_tokenizers.data import smooth_episodes
@@ -76,6 +78,8 @@ class ChunkSample:
         self.action_dim: int | None = None
         self.skipped = 0
         self.longest_skipped = 0
+        self.skipped_shards: tuple[str, ...] = ()
+        self.lost_episodes = 0
         self._reservoir = Reservoir(self.k)
         self._count: dict[str, int] = {}
         self._extent: dict[str, Extent] = {}
@@ -159,6 +163,15 @@ class ChunkSample:
             return self
         return self._admit((key, source), ids, starts, extent(chunks, pads), lambda rows: (chunks[rows], pads[rows]))
 
+    def part(self, threshold: float = math.inf) -> Self:
+        """Return an empty sample to fill elsewhere and merge into this one.
+
+        It holds only chunks that may still be among the k of this one, and none of a priority above `threshold`.
+        """
+        empty = type(self)(self.k, self.seed, self.weights, self.horizon)
+        empty._reservoir.shut_out(min(threshold, self._reservoir.threshold))
+        return empty
+
     def merge(self, other: "ChunkSample") -> Self:
         """Take in another sample, of other data, with the same k, seed and weights."""
         mine, theirs = ((s.k, s.seed, s.weights) for s in (self, other))
@@ -170,6 +183,8 @@ class ChunkSample:
             raise ActionShapeError(f"expected horizon {self.horizon}, got a sample of {other.horizon}")
         self.skipped += other.skipped
         self.longest_skipped = max(self.longest_skipped, other.longest_skipped)
+        self.skipped_shards = tuple(sorted({*self.skipped_shards, *other.skipped_shards}))
+        self.lost_episodes += other.lost_episodes
         self._fps |= other._fps
         for key, count in other._count.items():
             self._note(key, count, other._extent[key])

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -18,7 +19,7 @@ from action_tokenizers.errors import FormatError
 if TYPE_CHECKING:
     from action_tokenizers.data.sample import ChunkSample
 
-__all__ = ["digest", "read", "write"]
+__all__ = ["digest", "progress_of", "read", "write"]
 
 VERSION = 1
 Tensors = dict[str, NDArray[Any]]
@@ -35,14 +36,20 @@ def digest(sample: "ChunkSample") -> str:
     return state.hexdigest()
 
 
-def write(sample: "ChunkSample", path: str | os.PathLike[str]) -> None:
-    """Write the file beside its place and move it there: readers see all of it or none."""
+def write(sample: "ChunkSample", path: str | os.PathLike[str], progress: Mapping[str, Any] | None = None) -> None:
+    """Write the file beside its place and move it there: readers see all of it or none.
+
+    `progress` is kept beside the sample, in the same file, for `progress_of`.
+    """
     from safetensors.numpy import save
 
     header, tensors = _contents(sample)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, {"sample": header})
+    metadata = {"sample": header}
+    if progress is not None:
+        metadata["progress"] = json.dumps(progress, sort_keys=True)
+    data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata)
     temporary = target.with_name(f".{target.name}.{token_hex(4)}")
     try:
         temporary.write_bytes(data)
@@ -75,9 +82,26 @@ def read(path: str | os.PathLike[str]) -> "ChunkSample":
         raise FormatError(f"broken chunk sample {Path(path).name}: {error!r}: sample the data again") from error
 
 
+def progress_of(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what `write` was given as `progress`; FormatError where the file has none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            progress = json.loads((file.metadata() or {}).get("progress", "null"))
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise FormatError(f"expected an unfinished chunk sample at {Path(path).name}, got {error}") from error
+    if not isinstance(progress, dict):
+        raise FormatError(
+            f"expected an unfinished chunk sample at {Path(path).name}, got a file without progress: "
+            "give another path to resume from, or delete that file"
+        )
+    return progress
+
+
 def _contents(sample: "ChunkSample") -> tuple[str, Tensors]:
     rows, groups = sample._rows, sample._reservoir.groups
-    header = {
+    header: dict[str, Any] = {
         "version": VERSION,
         "k": sample.k,
         "seed": sample.seed,
@@ -91,6 +115,8 @@ def _contents(sample: "ChunkSample") -> tuple[str, Tensors]:
         "longest_skipped": sample.longest_skipped,
         "fps": sorted(sample._fps, key=lambda fps: (fps is not None, fps)),
     }
+    if sample.skipped_shards or sample.lost_episodes:  # only where there are any: other samples keep their bytes
+        header |= {"skipped_shards": sample.skipped_shards, "lost_episodes": sample.lost_episodes}
     shape = (len(sample.count), sample.action_dim or 0)
     tensors = {
         "actions": rows.actions,
@@ -111,6 +137,8 @@ def _restored(header: dict[str, Any], tensors: Tensors) -> "ChunkSample":
     sample.action_dim = header["action_dim"]
     sample.relative = None if header["relative"] is None else Relative.from_json(header["relative"])
     sample.skipped, sample.longest_skipped = header["skipped"], header["longest_skipped"]
+    sample.skipped_shards = tuple(map(str, header.get("skipped_shards", ())))
+    sample.lost_episodes = int(header.get("lost_episodes", 0))
     sample._fps = set(header["fps"])
     for i, (key, count) in enumerate(sorted(header["count"].items())):
         sample._note(key, count, (tensors["minimum"][i], tensors["maximum"][i]))

@@ -24,3 +24,14 @@ def test_planned_extent_is_that_of_the_cut_chunks(stride, relative, with_pads, m
     real = np.ones(cut.actions.shape[:2], bool) if cut.action_is_pad is None else ~cut.action_is_pad
     np.testing.assert_array_equal(low, cut.actions[real].min(axis=0))
     np.testing.assert_array_equal(high, cut.actions[real].max(axis=0))
+
+
+def test_frames_between_windows_far_apart_do_not_count():
+    actions = np.zeros((20, 1), np.float32)
+    actions[7] = 9  # windows of 5, 10 apart, begin at 0 and 10
+    episodes = Episodes([actions])
+    assert planned_extent(episodes, plan_chunks(episodes, 5, 10), None)[1] == 0
+    assert planned_extent(episodes, plan_chunks(episodes, 5, 5), None)[1] == 9
+    # and windows in any order count as they do in order
+    assert planned_extent(episodes, plan_chunks(episodes, 5, 5)[[2, 0]], None)[1] == 0
+    assert planned_extent(episodes, plan_chunks(episodes, 5, 5)[[1, 0]], None)[1] == 9

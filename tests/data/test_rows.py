@@ -78,3 +78,27 @@ def test_rows_are_settled_once_until_something_comes():
     offer(("a", ""), 2)
     assert [reservoir.groups[group] for group in reservoir.rows().group] == [("b", ""), ("a", "")]
     assert reservoir.groups == (("a", ""), ("b", ""))
+
+
+def test_a_reservoir_that_knows_the_threshold_holds_no_more_than_the_winners():
+    priority = np.random.default_rng(0).permutation(2000) / 2000
+    starts = np.arange(2000)
+    free, bound = Reservoir(10), Reservoir(10)
+    bound.shut_out(priority[np.argsort(priority)[9]])
+    bound.shut_out(1.0)  # a wider one takes nothing back
+    for reservoir in (free, bound):
+        reservoir.offer(
+            GROUP, np.zeros_like(starts), starts, priority, lambda at: (np.zeros((len(at), 1, 1)), at[:, None] < 0)
+        )
+    half = Reservoir(10)
+    half.shut_out(bound.threshold)
+    half.offer(
+        GROUP,
+        starts[:1000] * 0,
+        starts[:1000],
+        priority[:1000],
+        lambda at: (np.zeros((len(at), 1, 1)), at[:, None] < 0),
+    )
+    assert len(half.rows()) == int((np.argsort(priority)[:10] < 1000).sum()) < 10
+    assert bound.rows().start.tolist() == free.rows().start.tolist()
+    assert bound.threshold == free.threshold

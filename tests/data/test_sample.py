@@ -221,3 +221,25 @@ def test_keys_without_a_chunk_in_the_sample_are_told():
     assert (few.key_names, few.unsampled_keys) == (("a", "b"), ("a",))
     assert ChunkSample(k=10**6, horizon=8).add(common).add(rare).unsampled_keys == ()
     assert ChunkSample().unsampled_keys == ()
+
+
+@pytest.mark.parametrize("k", [5, 60, 10_000])
+def test_parts_hold_only_what_may_still_win_and_merge_to_the_whole(k):
+    whole, pieces = single_pass(k, WEIGHTS), shards(0)
+    running = ChunkSample(k, weights=WEIGHTS, horizon=8)
+    for piece in pieces:
+        running.merge(running.part().add(piece))
+        len(running)  # settles it, and with it the threshold of the next part
+    assert running.digest() == whole.digest()
+    worst = float(whole._rows.priority[-1])
+    parts = [ChunkSample(k, weights=WEIGHTS, horizon=8).part(worst).add(piece) for piece in pieces]
+    assert sum(map(len, parts)) == len(whole)  # together they hold the sample and nothing else
+    assert merged(parts, np.random.default_rng(0)).digest() == whole.digest()
+
+
+def test_what_was_left_out_adds_up_when_samples_are_merged():
+    a, b = ChunkSample(horizon=8).add(two_sets()[0]), ChunkSample(horizon=8)
+    a.skipped_shards, a.lost_episodes = ("s/2", "s/3"), 4
+    b.skipped_shards, b.lost_episodes = ("s/1", "s/2"), 1
+    a.merge(b)
+    assert (a.skipped_shards, a.lost_episodes) == (("s/1", "s/2", "s/3"), 5)

@@ -5,6 +5,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from action_tokenizers.data import ChunkSample, Relative, smooth_episodes
+from action_tokenizers.data.sample_file import progress_of, write
 from action_tokenizers.errors import FormatError
 
 
@@ -103,3 +104,24 @@ def test_a_header_of_other_json_is_refused(tmp_path, header):
     save_file({"actions": np.zeros((1, 2, 3), np.float32)}, tmp_path / "bare", {"sample": header})
     with pytest.raises(FormatError, match="version none in a"):
         ChunkSample.load(tmp_path / "bare")
+
+
+def test_progress_lies_beside_the_sample_and_changes_nothing_of_it(tmp_path):
+    write(sample(), tmp_path / "partial", {"done": [1, 2]})
+    assert progress_of(tmp_path / "partial") == {"done": [1, 2]}
+    assert ChunkSample.load(tmp_path / "partial").digest() == sample().digest()
+    sample().save(tmp_path / "plain")
+    with pytest.raises(FormatError, match="got a file without progress: give another path"):
+        progress_of(tmp_path / "plain")
+    with pytest.raises(FormatError, match="expected an unfinished chunk sample at missing"):
+        progress_of(tmp_path / "missing")
+
+
+def test_what_was_left_out_is_stored_and_changes_the_bytes_only_where_there_is_any(tmp_path):
+    mine = sample()
+    plain = mine.digest()
+    mine.skipped_shards, mine.lost_episodes = ("set/b.parquet",), 3
+    assert mine.digest() != plain
+    mine.save(tmp_path / "part")
+    back = ChunkSample.load(tmp_path / "part")
+    assert (back.skipped_shards, back.lost_episodes, back.digest()) == (("set/b.parquet",), 3, mine.digest())

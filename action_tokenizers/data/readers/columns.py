@@ -1,6 +1,6 @@
 """Parquet columns as arrays: scalars, lists and fixed-size lists of numbers become `(rows, d)`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from action_tokenizers.errors import FormatError
 from action_tokenizers.extras import require
 
-__all__ = ["join_tables", "numeric_columns", "read_columns", "scalar_columns", "side_by_side"]
+__all__ = [
+    "column_batches",
+    "join_tables",
+    "numeric_columns",
+    "read_columns",
+    "row_count",
+    "scalar_columns",
+    "side_by_side",
+]
 
 Table = dict[str, NDArray[Any]]
 
@@ -55,6 +63,32 @@ def read_columns(path: Path, names: Sequence[str]) -> Table:
     return {name: _values(pa, table.column(name), f"{name} in {path.name}") for name in names}
 
 
+def column_batches(path: Path, names: Sequence[str], rows: int) -> Iterator[Table]:
+    """Yield the named columns, as `read_columns` returns them, at most `rows` rows at a time and never none.
+
+    What lies in memory is a batch, and of the file the compressed columns of one row group. The file is closed when the
+    iteration ends or is given up, so that a data set may have more files than a process may open.
+    """
+    pa = require("pyarrow", "data")
+    with _open(path) as file:
+        lost = [name for name in names if file.schema_arrow.names.count(name) != 1]
+        if lost:
+            raise FormatError(f"expected the columns {lost} once in {path.name}, got {file.schema_arrow.names}")
+        try:
+            for batch in file.iter_batches(batch_size=rows, columns=list(names)):
+                if len(batch):
+                    table = pa.Table.from_batches([batch])
+                    yield {name: _values(pa, table.column(name), f"{name} in {path.name}") for name in names}
+        except (pa.ArrowException, OSError) as error:
+            raise _broken(path, error) from error
+
+
+def row_count(path: Path) -> int:
+    """Return the number of rows that the file's footer states."""
+    with _open(path) as file:
+        return int(file.metadata.num_rows)
+
+
 def side_by_side(table: Table, parts: Mapping[str, Sequence[str]]) -> Table:
     """Return `(rows, d)` per part, its columns concatenated; parts without columns are left out."""
     joined = {}
@@ -81,7 +115,7 @@ def join_tables(tables: Sequence[Table], where: str) -> Table:
 def _open(path: Path) -> Any:
     pa, parquet = require("pyarrow", "data"), require("pyarrow.parquet", "data")
     try:
-        return parquet.ParquetFile(path)
+        return parquet.ParquetFile(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise _broken(path, error) from error
 

@@ -7,7 +7,7 @@ from typing import Any
 from action_tokenizers.data.readers.recording import Recording, State
 from action_tokenizers.errors import ActionTokenizerError, FormatError
 
-__all__ = ["read"]
+__all__ = ["layout_of", "read"]
 
 LAYOUTS = (
     "LeRobot v2.0, v2.1, v3.0 (meta/info.json)",
@@ -46,9 +46,7 @@ def read(path: Path, *, action: str | None = None, state: State = None, episode:
 
 
 def _read(path: Path, action: str | None, state: State, episode: str | None) -> Recording:
-    layout = _of_folder(path) if path.is_dir() else _of_file(path)
-    if layout is None:
-        raise FormatError(_unknown(path))
+    layout = layout_of(path)
     module = import_module(f"action_tokenizers.data.readers.{layout}")
     chosen: dict[str, Any] = {"action": action, "state": state}
     if episode is not None:
@@ -60,6 +58,18 @@ def _read(path: Path, action: str | None, state: State, episode: str | None) -> 
         chosen["episode"] = episode
     recording: Recording = module.read(path, **chosen)
     return recording
+
+
+def layout_of(path: Path) -> str:
+    """Return the layout at `path`, the name of the module that reads it.
+
+    Raises:
+        FormatError: No known layout; lists what is there and what is known.
+    """
+    layout = _of_folder(path) if path.is_dir() else _of_file(path)
+    if layout is None:
+        raise FormatError(_unknown(path))
+    return layout
 
 
 def _of_file(path: Path) -> str | None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from action_tokenizers.data.readers.columns import join_tables, numeric_columns, read_columns, side_by_side
+from action_tokenizers.data.readers.frames import FrameFiles, described_by
 from action_tokenizers.data.readers.recording import (
     Recording,
     State,
@@ -24,7 +25,7 @@ from action_tokenizers.data.readers.recording import (
 )
 from action_tokenizers.errors import FormatError
 
-__all__ = ["read"]
+__all__ = ["EPISODE_FILE", "frame_files", "read"]
 
 EPISODE_FILE = re.compile(r"episode_(\d+)\.parquet")
 
@@ -46,6 +47,32 @@ def read(path: Path, *, action: str | None = None, state: State = None) -> Recor
         positive(info.get("fps")),
         names,
         _names(info, parts["action"], split["action"][0].shape[1]),
+    )
+
+
+def frame_files(path: Path, *, action: str | None = None, state: State = None) -> FrameFiles:
+    """Describe a LeRobot folder, for who reads it file by file."""
+    info = _info(path)
+    files = _data_files(path, info)
+
+    def describe(file: Path) -> tuple[list[str], list[str], str | None, int]:
+        columns = numeric_columns(file)
+        where = f"{path.name}/{file.relative_to(path).as_posix()}"
+        actions, states = pick_action(columns, action, where), pick_state(columns, state, where)
+        dim = sum(int(columns[name].strip("()")) for name in actions)
+        return actions, states, "frame_index" if "frame_index" in columns else None, dim
+
+    actions, states, frame, dim = described_by(files, describe)
+    return FrameFiles(
+        path,
+        tuple(file.relative_to(path).as_posix() for file in files),
+        tuple(actions),
+        tuple(states),
+        "episode_index",
+        frame,
+        True,
+        positive(info.get("fps")),
+        _names(info, actions, dim),
     )
 
 

@@ -11,9 +11,11 @@ from action_tokenizers.data.readers.columns import (
     join_tables,
     numeric_columns,
     read_columns,
+    row_count,
     scalar_columns,
     side_by_side,
 )
+from action_tokenizers.data.readers.frames import FrameFiles, described_by
 from action_tokenizers.data.readers.recording import (
     EPISODE_NAMES,
     MOST_LISTED,
@@ -26,7 +28,7 @@ from action_tokenizers.data.readers.recording import (
 )
 from action_tokenizers.errors import FormatError
 
-__all__ = ["read"]
+__all__ = ["frame_files", "numbers", "read"]
 
 FRAME_NAMES = ("frame_index", "step_index")
 
@@ -51,8 +53,8 @@ def read(path: Path, *, action: str | None = None, state: State = None, episode:
         rows["episode"] = table[episode] if episode else np.full(len(rows["action"]), number)
         tables.append(rows | ({"frame": table[frame]} if frame else {}))
     joined = join_tables(tables, path.name)
-    numbers = _numbers(joined.pop("episode"))
-    names, split = split_rows(joined, numbers, joined.pop("frame", None), path.name)
+    ids = numbers(joined.pop("episode"))
+    names, split = split_rows(joined, ids, joined.pop("frame", None), path.name)
     facts = _facts(path if path.is_dir() else path.parent)
     return Recording(
         split["action"],
@@ -60,7 +62,37 @@ def read(path: Path, *, action: str | None = None, state: State = None, episode:
         positive(facts.get("hz", facts.get("fps"))),
         names,
         _action_names(facts, split["action"][0].shape[1]),
-        "" if episode or len(files) > 1 else _doubt(where, len(numbers)),
+        "" if episode or len(files) > 1 else _doubt(where, len(ids)),
+    )
+
+
+def frame_files(
+    path: Path, *, action: str | None = None, state: State = None, episode: str | None = None
+) -> FrameFiles:
+    """Describe a parquet file, or all parquet files below a folder, for who reads them file by file."""
+    files = _files(path)
+    root = path if path.is_dir() else path.parent
+
+    def describe(file: Path) -> tuple[list[str], list[str], str | None, str | None, int]:
+        columns = numeric_columns(file)
+        actions, states = pick_action(columns, action, file.name), pick_state(columns, state, file.name)
+        frame = next((name for name in FRAME_NAMES if name in columns), None)
+        dim = sum(int(columns[name].strip("()")) for name in actions)
+        return actions, states, _episode_column(file, episode), frame, dim
+
+    actions, states, column, frame, dim = described_by(files, describe)
+    facts = _facts(root)
+    return FrameFiles(
+        root,
+        tuple(file.relative_to(root).as_posix() for file in files),
+        tuple(actions),
+        tuple(states),
+        column,
+        frame,
+        False,
+        positive(facts.get("hz", facts.get("fps"))),
+        _action_names(facts, dim),
+        "" if column or len(files) > 1 else _doubt(files[0].name, row_count(files[0])),
     )
 
 
@@ -92,7 +124,7 @@ def _files(path: Path) -> list[Path]:
     return [single] if single.is_file() else sorted(path.rglob("*.parquet"))
 
 
-def _numbers(ids: NDArray[Any]) -> NDArray[np.int64]:
+def numbers(ids: NDArray[Any]) -> NDArray[np.int64]:
     """Return whole episode numbers as they are; anything else is numbered in order of appearance."""
     if ids.dtype.kind in "iu":
         return ids.astype(np.int64)

@@ -2,9 +2,11 @@ import numpy as np
 import pytest
 
 from action_tokenizers.data.readers.columns import (
+    column_batches,
     join_tables,
     numeric_columns,
     read_columns,
+    row_count,
     scalar_columns,
     side_by_side,
 )
@@ -112,3 +114,27 @@ def test_tables_are_laid_side_by_side_and_joined():
     assert join_tables([wide, empty, wide], "x")["action"].shape == (4, 4)
     with pytest.raises(FormatError, match="expected rows in x, got none"):
         join_tables([empty], "x")
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 100])
+def test_batches_together_are_the_columns(save, rows):
+    path = save(a=matrix(pa.list_(pa.float32())), b=pa.array(range(10)), c=pa.array(["x"] * 10))
+    batches = list(column_batches(path, ["a", "b"], rows))
+    whole = read_columns(path, ["a", "b"])
+    assert all(0 < len(batch["b"]) <= rows for batch in batches)
+    for name in ("a", "b"):
+        np.testing.assert_array_equal(np.concatenate([batch[name] for batch in batches]), whole[name])
+    assert row_count(path) == 10
+
+
+def test_batches_of_a_lost_column_or_a_damaged_page(save):
+    path = save(a=pa.array(np.arange(10.0)))
+    with pytest.raises(FormatError, match=r"expected the columns \['b'\] once in x\.parquet"):
+        next(column_batches(path, ["b"], 2))
+    parquet.write_table(pa.table({"a": np.arange(10.0)}), path, write_page_checksum=True, use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    column = parquet.read_metadata(path).row_group(0).column(0)
+    data[column.data_page_offset + column.total_compressed_size - 1] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(FormatError, match=r"whole parquet file at x\.parquet"):
+        list(column_batches(path, ["a"], 2))

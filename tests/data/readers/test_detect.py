@@ -3,8 +3,10 @@ import sys
 import numpy as np
 import pytest
 
+from action_tokenizers.cli import DEMO_DATA
 from action_tokenizers.data import Episodes
 from action_tokenizers.data.readers import arrays
+from action_tokenizers.data.readers.detect import layout_of
 from action_tokenizers.errors import ActionTokenizerError, FormatError, MissingExtraError
 
 
@@ -107,3 +109,14 @@ def test_an_episode_column_is_refused_where_the_layout_knows(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((3, 1)))
     with pytest.raises(FormatError, match=r"no episode column for the layout arrays of x.npy, got episode='take'"):
         Episodes.load(tmp_path / "x.npy", episode="take")
+
+
+def test_the_layout_is_named_without_reading(tmp_path):
+    assert layout_of(DEMO_DATA) == "lerobot"
+    (tmp_path / "x.npz").touch()
+    assert layout_of(tmp_path) == layout_of(tmp_path / "x.npz") == "arrays"
+    (tmp_path / "x.parquet").touch()
+    assert layout_of(tmp_path) == "parquet"
+    (tmp_path / "x.csv").touch()
+    with pytest.raises(FormatError, match=r"got the file x\.csv: known layouts"):
+        layout_of(tmp_path / "x.csv")

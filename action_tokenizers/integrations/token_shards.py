@@ -1,0 +1,428 @@
+"""A data set encoded into parquet files of tokens: one per input file, and a manifest that makes them whole.
+
+What every engine shares. `write_shard` may run anywhere, in any order and again: a file appears under its name only
+when it is complete, by a rename, and one that is there is checked and kept. Until `finish` has written `_manifest.json`
+the folder is not a token data set, and `_encoding.json` in it says what is being made. The bytes depend on the data and
+the tokenizer, not on the engine.
+
+Columns: `episode_index` (int64), `start` (int64, frame of the chunk's first step), `frames` (int32, recorded steps; the
+rest of an episode's last chunk repeats its last action), `tokens` (list<int32>, without pads) and, for relative
+actions, `reference` (list<float>). The schema's metadata, key `action_tokenizers`, holds the tokenizer's digest and how
+the chunks were cut.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Self
+
+import numpy as np
+from safetensors.torch import save as save_tensors
+
+from action_tokenizers.artifact import to_json_bytes, to_parts
+from action_tokenizers.base import ActionTokenizer
+from action_tokenizers.data.chunks import gather, plan_chunks
+from action_tokenizers.data.shards import Progress, Shards, in_turn, open_shards
+from action_tokenizers.errors import ActionShapeError, ActionTokenizerError, ActionValueError, FormatError
+from action_tokenizers.extras import require
+
+__all__ = [
+    "MANIFEST",
+    "MARK",
+    "Encoding",
+    "Written",
+    "encode_shards",
+    "finish",
+    "prepare",
+    "read_manifest",
+    "tokenizer_digest",
+    "write_shard",
+]
+
+# readers of parquet folders pass over such names
+MANIFEST = "_manifest.json"
+MARK = "_encoding.json"
+FORMAT, VERSION = "action_tokenizers token shards", 1
+BLOCK = 1 << 22  # action values encoded at once: 6,000 chunks of 50 x 14
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """What is being encoded, and how."""
+
+    shards: Shards
+    tokenizer: ActionTokenizer
+    folder: Path
+    key: str
+    horizon: int
+    stride: int
+    digest: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What every file and the manifest say of the whole."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "tokenizer": self.digest,
+            "tokenizer_type": self.tokenizer.tokenizer_type,
+            "vocab_size": self.tokenizer.vocab_size,
+            "pad_id": self.tokenizer.pad_id,
+            "horizon": self.horizon,
+            "action_dim": self.shards.action_dim,
+            "stride": self.stride,
+            "key": self.key,
+            "source": self.shards.source,
+            "data": self.shards.fingerprint(),
+        }
+
+    def here(self) -> Self:
+        """Return the same for the machine this runs on, see `Shards.here`."""
+        return replace(self, shards=self.shards.here())
+
+    def file(self, number: int) -> Path:
+        """Return where the tokens of an input file go."""
+        return self.folder / f"tokens-{number:06d}.parquet"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of one input file.
+
+    Attributes:
+        shard: Name of the input file.
+        file: Name of the file of tokens; None where no episode begins in the input file, or it was left out.
+        episodes: Number of episodes.
+        chunks: Number of chunks.
+        frames: Recorded steps that the chunks hold.
+        tokens: Number of ids.
+        sha256: Of the file of tokens.
+        lost: Episodes left out because a file could not be read.
+        reason: Why the input file was left out; empty where it was not.
+        kept: Whether the file was there already, complete.
+    """
+
+    shard: str
+    file: str | None = None
+    episodes: int = 0
+    chunks: int = 0
+    frames: int = 0
+    tokens: int = 0
+    sha256: str = ""
+    lost: int = 0
+    reason: str = ""
+    kept: bool = False
+
+
+def tokenizer_digest(tokenizer: ActionTokenizer) -> str:
+    """Return a SHA-256 over config and tensors: of a saved tokenizer the same as before it was saved.
+
+    Raises:
+        NotFittedError: Not fitted.
+    """
+    config, tensors = to_parts(tokenizer)
+    return hashlib.sha256(to_json_bytes(config) + save_tensors(tensors)).hexdigest()
+
+
+def encode_shards(
+    tokenizer: ActionTokenizer,
+    source: str | os.PathLike[str] | Shards,
+    folder: str | os.PathLike[str],
+    *,
+    horizon: int | None = None,
+    stride: int | None = None,
+    key: str | None = None,
+    progress: Progress | None = None,
+    **opening: Any,
+) -> dict[str, Any]:
+    """Encode a data set into a folder of token files, in one process, and return the manifest.
+
+    Interrupted, or stopped by a full disk, it goes on where it was when called again.
+
+    Args:
+        tokenizer: Fitted.
+        source: LeRobot or parquet, see `open_shards`; or what that returned.
+        folder: New, or of the same encoding.
+        horizon: Steps of a chunk, where the tokenizer leaves it open; None: one second of data.
+        stride: Frames between the first steps of neighbouring chunks; None: the horizon.
+        key: Whose range; needed where several were fitted.
+        progress: Called as `progress(stage, done, total)` per file, stages `index` and `encode`.
+        opening: Of `open_shards`.
+
+    Raises:
+        FormatError: A file that cannot be used, or a folder of something else.
+        OSError: It cannot be written; says what is kept.
+    """
+    encoding = prepare(tokenizer, source, folder, horizon, stride, key, progress, **opening)
+    numbers = range(len(encoding.shards))
+    return finish(encoding, list(in_turn(progress)(partial(write_shard, encoding), numbers, "encode")))
+
+
+def prepare(
+    tokenizer: ActionTokenizer,
+    source: str | os.PathLike[str] | Shards,
+    folder: str | os.PathLike[str],
+    horizon: int | None = None,
+    stride: int | None = None,
+    key: str | None = None,
+    progress: Progress | None = None,
+    *,
+    mark: bool = True,
+    **opening: Any,
+) -> Encoding:
+    """Index the data, mark the folder as incomplete, and return what `write_shard` and `finish` need.
+
+    Of several processes one marks; arguments are those of `encode_shards`.
+    """
+    digest = tokenizer_digest(tokenizer)
+    if not isinstance(source, Shards):
+        source = open_shards(source, progress=progress, **({} if tokenizer.relative else {"state": False}) | opening)
+    settled = horizon or tokenizer.horizon or source.horizon
+    if settled is None:
+        raise ActionShapeError(f"expected a horizon, because {source.source} does not say its fps: give horizon=")
+    if tokenizer.action_dim not in (None, source.action_dim):
+        raise ActionShapeError(
+            f"expected actions of {tokenizer.action_dim} dims, got {source.action_dim} in {source.source}"
+        )
+    if key is None:
+        if len(tokenizer.range_keys) > 1:
+            raise ActionShapeError(f"expected key= among {list(tokenizer.range_keys)}, got none")
+        key = tokenizer.range_keys[0]
+    place = Path(os.path.abspath(folder))
+    encoding = Encoding(source, tokenizer, place, key, settled, stride or settled, digest)
+    if mark:
+        _mark(encoding)
+    return encoding
+
+
+def write_shard(encoding: Encoding, number: int) -> Written:
+    """Encode the episodes that begin in one input file; a file of tokens that is whole and of the same is kept.
+
+    Raises:
+        FormatError: The input file cannot be read, unless the data set was opened with `skip_broken`.
+        OSError: The file of tokens cannot be written; what was written before stays.
+    """
+    target = encoding.file(number)
+    found = _kept(encoding, number)
+    if found is not None:
+        return found
+    temporary = target.with_name(f".{target.name}.{token_hex(4)}")
+    try:
+        written = _write(encoding, number, temporary)
+        if written.chunks:
+            os.replace(temporary, target)
+        return written
+    except ActionTokenizerError as error:
+        if not encoding.shards.skip_broken:
+            raise
+        shard = encoding.shards.name(number)
+        return Written(shard, lost=len(encoding.shards.own(number)), reason=str(error))
+    except OSError as error:
+        raise type(error)(
+            error.errno or 0,
+            f"could not write {target.name} to {encoding.folder}: {error.strerror or error}; the folder is incomplete, "
+            "its finished files are kept: make room and encode again",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def finish(encoding: Encoding, written: list[Written]) -> dict[str, Any]:
+    """Write the manifest, which makes the folder a token data set, and return it.
+
+    Raises:
+        ActionValueError: No file of tokens was written.
+    """
+    if not any(one.chunks for one in written):
+        raise ActionValueError(f"expected chunks in {encoding.shards.source}, got none: there is nothing to encode")
+    skipped = {one.shard: one.reason for one in encoding.shards.skipped}
+    skipped |= {one.shard: one.reason for one in written if one.reason}
+    manifest = {
+        **encoding.settings,
+        "episodes": sum(one.episodes for one in written),
+        "chunks": sum(one.chunks for one in written),
+        "frames": sum(one.frames for one in written),
+        "tokens": sum(one.tokens for one in written),
+        "skipped_shards": sorted(skipped),
+        "lost_episodes": encoding.shards.table.lost + sum(one.lost for one in written),
+        "files": [
+            {name: getattr(one, name) for name in ("file", "shard", "episodes", "chunks", "frames", "tokens", "sha256")}
+            for one in written
+            if one.file
+        ],
+    }
+    for left in encoding.folder.glob(".tokens-*.parquet.*"):  # of a worker that was killed
+        left.unlink(missing_ok=True)
+    _replace(encoding.folder / MANIFEST, to_json_bytes(manifest))
+    (encoding.folder / MARK).unlink(missing_ok=True)
+    return manifest
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the manifest of a token data set.
+
+    Raises:
+        FormatError: An incomplete one, or none.
+    """
+    place = Path(folder)
+    if (place / MARK).is_file():
+        done = len(list(place.glob("tokens-*.parquet")))
+        raise FormatError(f"expected a complete token data set, got an unfinished one, {done} files: encode again")
+    try:
+        manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FormatError(f"expected {MANIFEST} in {place.name}, got {error}") from error
+    if not isinstance(manifest, dict) or (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
+        raise FormatError(f"expected {MANIFEST} of token shards of version {VERSION} in {place.name}, got another")
+    return manifest
+
+
+def _mark(encoding: Encoding) -> None:
+    """Say in the folder what is being made in it; refuse one in which something else was."""
+    encoding.folder.mkdir(parents=True, exist_ok=True)
+    wanted = json.loads(to_json_bytes(encoding.settings))
+    for name in (MARK, MANIFEST):
+        file = encoding.folder / name
+        if not file.is_file():
+            continue
+        try:
+            there = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            there = {}
+        there = there if isinstance(there, dict) else {}
+        differ = sorted(setting for setting in wanted if there.get(setting) != wanted[setting])
+        if differ:
+            raise FormatError(
+                f"expected a new folder or one of the same encoding, got {encoding.folder} of another "
+                f"{', '.join(differ)}: encode into a folder of its own"
+            )
+    known = any((encoding.folder / name).is_file() for name in (MARK, MANIFEST))
+    if not known and next(encoding.folder.glob("tokens-*.parquet"), None):
+        raise FormatError(f"expected a new folder, got {encoding.folder} with files of tokens of unknown origin")
+    # the mark before the manifest goes: at no moment does an incomplete folder look complete
+    _replace(encoding.folder / MARK, to_json_bytes(encoding.settings))
+    (encoding.folder / MANIFEST).unlink(missing_ok=True)
+
+
+def _write(encoding: Encoding, number: int, path: Path) -> Written:
+    parquet = require("pyarrow.parquet", "data")
+    schema = _schema(encoding, number)
+    cut_off: list[int] | None = [] if encoding.shards.skip_broken else None
+    episodes = chunks = frames = tokens = 0
+    with path.open("wb") as file:
+        with parquet.ParquetWriter(file, schema, write_page_checksum=True) as writer:
+            for rows in _blocks(encoding, number, cut_off):
+                writer.write_table(_table(schema, rows))
+                chunks, tokens = chunks + len(rows["start"]), tokens + len(rows["tokens"])
+                frames, episodes = frames + int(rows["frames"].sum()), episodes + rows["new_episodes"]
+        file.flush()
+        os.fsync(file.fileno())
+    lost = len(cut_off or ())
+    shard = encoding.shards.name(number)
+    if not chunks:
+        return Written(shard, lost=lost)
+    return Written(shard, encoding.file(number).name, episodes, chunks, frames, tokens, _sha256(path), lost)
+
+
+def _blocks(encoding: Encoding, number: int, cut_off: list[int] | None) -> Iterator[dict[str, Any]]:
+    """Yield the columns of some thousand chunks at a time; `tokens` are joined, `length` says how many each has."""
+    tokenizer = encoding.tokenizer
+    step = max(1, BLOCK // (encoding.horizon * encoding.shards.action_dim))
+    last = None
+    for piece in encoding.shards.read(number, cut_off):
+        plan = plan_chunks(piece, encoding.horizon, encoding.stride, pad_tail=True)
+        for begin in range(0, len(plan), step):
+            found = gather(piece, plan[begin : begin + step], tokenizer.relative)
+            ids = tokenizer.encode(found.actions, key=encoding.key, action_is_pad=found.action_is_pad)
+            real = tokenizer.pad_mask(ids)
+            new = len(np.unique(found.episode)) - (found.episode[0] == last)
+            last = found.episode[-1]
+            yield {
+                "episode_index": found.episode,
+                "start": found.start,
+                "frames": (~found.padding).sum(axis=1).astype(np.int32),
+                "tokens": ids[real].astype(np.int32),
+                "length": real.sum(axis=1),
+                "reference": found.reference,
+                "new_episodes": int(new),
+            }
+
+
+def _schema(encoding: Encoding, number: int) -> Any:
+    pa = require("pyarrow", "data")
+    fields = [
+        ("episode_index", pa.int64()),
+        ("start", pa.int64()),
+        ("frames", pa.int32()),
+        ("tokens", pa.list_(pa.int32())),
+    ]
+    if encoding.tokenizer.relative is not None:
+        fields.append(("reference", pa.list_(pa.float32())))
+    return pa.schema(fields, metadata={b"action_tokenizers": _said(encoding, number)})
+
+
+def _said(encoding: Encoding, number: int) -> bytes:
+    return json.dumps({**encoding.settings, "shard": encoding.shards.name(number)}, sort_keys=True).encode()
+
+
+def _table(schema: Any, rows: dict[str, Any]) -> Any:
+    pa = require("pyarrow", "data")
+    columns = [rows["episode_index"], rows["start"], rows["frames"], _lists(rows["tokens"], rows["length"])]
+    if "reference" in schema.names:
+        reference = rows["reference"]
+        columns.append(_lists(reference.ravel(), np.full(len(reference), reference.shape[1])))
+    return pa.table(columns, schema=schema)
+
+
+def _lists(values: Any, lengths: Any) -> Any:
+    pa = require("pyarrow", "data")
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+
+def _kept(encoding: Encoding, number: int) -> Written | None:
+    """Return what a finished file holds, None where it is to be written (again)."""
+    pa, parquet = require("pyarrow", "data"), require("pyarrow.parquet", "data")
+    path = encoding.file(number)
+    if not path.is_file():
+        return None
+    try:
+        with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            said = (file.schema_arrow.metadata or {}).get(b"action_tokenizers")
+            table = file.read()
+    except (pa.ArrowException, OSError):
+        return None
+    if said != _said(encoding, number):
+        return None
+    at = encoding.shards.own(number)
+    episodes = len(np.unique(table.column("episode_index").to_numpy()))
+    expected = encoding.shards.chunks(number, encoding.horizon, encoding.stride, pad_tail=True)
+    lost = len(at) - episodes
+    # an episode goes missing only where another file of the data is broken
+    if (table.num_rows != expected and not encoding.shards.skip_broken) or lost not in (0, 1):
+        return None
+    shard = encoding.shards.name(number)
+    frames, tokens = (
+        int(table.column("frames").to_numpy().sum()),
+        len(table.column("tokens").combine_chunks().flatten()),
+    )
+    return Written(shard, path.name, episodes, table.num_rows, frames, tokens, _sha256(path), lost, kept=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{token_hex(4)}")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

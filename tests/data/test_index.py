@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+
+from action_tokenizers.data.index import runs_of, tabulate
+from action_tokenizers.data.readers.frames import FrameFiles
+from action_tokenizers.data.readers.parquet import frame_files
+from action_tokenizers.errors import FormatError
+from tests.fakes.shard_files import recorded, truncate, write_frames
+
+pytest.importorskip("pyarrow")
+
+
+def files_of(root) -> FrameFiles:
+    return frame_files(root)
+
+
+def index(root):
+    files = files_of(root)
+    found = []
+    for number in range(len(files.files)):
+        try:
+            found.append(runs_of(files, number))
+        except FormatError as error:
+            found.append(str(error))
+    return tabulate(files, found)
+
+
+def cuts_of(rng, rows: int) -> list[int]:
+    return sorted(rng.integers(0, rows + 1, rng.integers(0, 9)).tolist())
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_every_episode_is_in_the_table_once_wherever_files_are_cut(tmp_path, seed):
+    episodes, rng = recorded(seed=seed), np.random.default_rng(seed)
+    cuts = cuts_of(rng, episodes.frames)
+    table = index(write_frames(tmp_path, episodes, cuts))
+    np.testing.assert_array_equal(table.name, episodes.names)
+    np.testing.assert_array_equal(table.length, episodes.lengths)
+    np.testing.assert_array_equal(table.lengths, episodes.lengths)
+    # where it begins, counted over all files, is where it was written
+    first = np.cumsum(table.rows) - table.rows
+    np.testing.assert_array_equal(first[table.file] + table.row, np.cumsum(episodes.lengths) - episodes.lengths)
+    assert (table.lost, table.broken, table.dims) == (0, {}, (3, 3))
+    assert table.rows.sum() == episodes.frames
+
+
+def test_a_file_within_one_long_episode_begins_none(tmp_path):
+    episodes = recorded(1)
+    length = episodes.lengths[0]
+    table = index(write_frames(tmp_path, episodes, range(3, length, 3)))
+    assert table.length.tolist() == [length]
+    assert table.file.tolist() == [0]
+
+
+def test_text_names_are_numbered_in_the_order_of_appearance_as_a_whole_reading_does(tmp_path):
+    from action_tokenizers.data import Episodes
+
+    episodes = recorded(5)
+    root = write_frames(tmp_path, episodes, [10, 40], ids=["e", "c", "d", "a", "b"])
+    assert index(root).name.tolist() == list(Episodes.load(root).names) == [0, 1, 2, 3, 4]
+
+
+def test_an_episode_that_comes_back_is_refused(tmp_path):
+    episodes = recorded(3)
+    a, b, c = episodes.lengths
+    root = write_frames(tmp_path, episodes, [a, a + b], ids=["x", "y", "x"])
+    with pytest.raises(FormatError, match=r"got episode 0 in file-000\.parquet and again in file-002\.parquet"):
+        index(root)
+    del c
+
+
+@pytest.mark.parametrize(("frame", "lost", "kept"), [(True, 2, 2), (False, 2, 2)])
+def test_what_a_broken_file_may_cut_off_is_left_out(tmp_path, frame, lost, kept):
+    """Episode 1 goes on in the broken file, episode 3 comes out of it; 2 is within it, 0 and 4 are whole."""
+    episodes = recorded(5, seed=3)
+    ends = np.cumsum(episodes.lengths)
+    root = write_frames(tmp_path, episodes, [ends[1] - 1, ends[3] - 1], frame=frame)
+    truncate(root / "file-001.parquet")
+    table = index(root)
+    assert table.name.tolist() == [0, 4]
+    assert (table.lost, len(table.name), list(table.broken)) == (lost, kept, [1])
+    assert "file-001.parquet" in table.broken[1]
+
+
+def test_a_file_that_begins_with_frame_0_has_lost_nothing(tmp_path):
+    episodes = recorded(5, seed=3)
+    ends = np.cumsum(episodes.lengths)
+    for frame, names in ((True, [0, 3, 4]), (False, [0, 4])):
+        root = write_frames(tmp_path / str(frame), episodes, [ends[1] - 1, ends[2]], frame=frame)
+        truncate(root / "file-001.parquet")
+        assert index(root).name.tolist() == names
+
+
+def test_broken_files_at_either_end(tmp_path):
+    episodes = recorded(5, seed=3)
+    ends = np.cumsum(episodes.lengths)
+    root = write_frames(tmp_path, episodes, [ends[0] + 1, ends[3]])
+    truncate(root / "file-000.parquet")
+    truncate(root / "file-002.parquet")
+    table = index(root)
+    assert table.name.tolist() == [2]  # 1 began in the first, 3 may go on in the last
+    assert table.lost == 2
+
+
+def test_another_action_dim_makes_a_file_a_broken_one(tmp_path):
+    root = write_frames(tmp_path, recorded(4), [recorded(4).frames])
+    write_frames(tmp_path / "other", recorded(2, action_dim=4))
+    (tmp_path / "other" / "file-000.parquet").replace(root / "file-001.parquet")
+    (tmp_path / "other" / "dataset.json").unlink()
+    table = index(root)
+    expected = r"expected actions of 3 dims as in file-000.parquet, got 4 in file-001.parquet"
+    assert table.broken[1].startswith(expected)
+
+
+def test_no_rows_at_all(tmp_path):
+    root = write_frames(tmp_path, recorded(2), [0])
+    (root / "file-001.parquet").unlink()
+    with pytest.raises(FormatError, match=r"expected rows in .*, got none in 1 files"):
+        index(root)
+
+
+def test_a_lerobot_file_of_one_episode_is_named_by_its_file(tmp_path):
+    episodes = recorded(3)
+    a, b, _ = episodes.lengths
+    root = write_frames(tmp_path, episodes, [a, a + b], ids=["0", "0", "0"])
+    files = []
+    for number, file in enumerate(sorted(root.glob("*.parquet"))):
+        files.append(file.rename(root / f"episode_{number + 5:06d}.parquet").name)
+    described = FrameFiles(root, tuple(files), ("action",), (), "episode_index", None, True, None, None)
+    table = tabulate(described, [runs_of(described, number) for number in range(3)])
+    assert table.name.tolist() == [5, 6, 7]
+    assert table.dims == (3, 0)
+
+
+def test_keeping_some(tmp_path):
+    table = index(write_frames(tmp_path, recorded(6))).keep(np.array([4, 1]))
+    assert table.names.tolist() == [1, 4]
+    assert table.lengths.tolist() == [recorded(6).lengths[i] for i in (1, 4)]

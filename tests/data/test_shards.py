@@ -1,0 +1,264 @@
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from action_tokenizers import ChunkSample, Episodes
+from action_tokenizers.cli import DEMO_DATA
+from action_tokenizers.data import default_horizon
+from action_tokenizers.data.shards import FRAMES, open_shards
+from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
+from tests.fakes.shard_files import recorded, spoil_actions, truncate, write_frames
+
+pytest.importorskip("pyarrow")
+
+
+def same(got: Episodes, wanted: Episodes) -> None:
+    assert (got.names, got.lengths, got.fps, got.key) == (wanted.names, wanted.lengths, wanted.fps, wanted.key)
+    assert (got.source, got.action_names, got.offsets) == (wanted.source, wanted.action_names, wanted.offsets)
+    for mine, theirs in zip(got.actions, wanted.actions, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert (got.states is None) == (wanted.states is None)
+    for mine, theirs in zip(got.states or (), wanted.states or (), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_whatever_the_cuts_what_is_read_is_what_a_whole_reading_finds(tmp_path, seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    episodes = recorded(12, seed=seed)
+    cuts = sorted(rng.integers(0, episodes.frames + 1, rng.integers(0, 9)).tolist())
+    group, rows = int(rng.integers(1, 40)), int(rng.integers(1, 120))
+    monkeypatch.setattr("action_tokenizers.data.shards.FRAMES", rows)
+    root = write_frames(tmp_path / "set", episodes, cuts, rows_per_group=group, frame=bool(seed % 2))
+    shards, whole = open_shards(root), Episodes.load(root)
+    same(shards.load(), whole)
+    # each by the reader of the file it begins in, once, in any order
+    seen = [name for number in rng.permutation(len(shards)) for piece in shards.read(number) for name in piece.names]
+    assert sorted(seen) == list(whole.names)
+    assert (shards.episodes, shards.frames, shards.action_dim) == (len(whole), whole.frames, 3)
+    assert shards.horizon == default_horizon(whole)
+    counted = sum(shards.chunks(number, 5, 2) for number in range(len(shards)))
+    assert counted == ChunkSample().add(whole, 5, 2).count["default"]
+
+
+def test_an_episode_longer_than_many_files(tmp_path):
+    episodes = recorded(1)
+    root = write_frames(tmp_path / "set", episodes, range(2, episodes.frames, 2), rows_per_group=1)
+    shards = open_shards(root)
+    same(shards.load(), Episodes.load(root))
+    assert [sum(map(len, shards.read(number))) for number in range(len(shards))] == [1] + [0] * (len(shards) - 1)
+
+
+def test_the_embedded_data_set():
+    same(open_shards(DEMO_DATA).load(), Episodes.load(DEMO_DATA))
+    assert repr(open_shards(DEMO_DATA)).startswith("Shards(1 files, 75 episodes, 7650 frames, action_dim=4")
+
+
+def test_recorded_data(shared_data):
+    for name in ("adroit_door", "g1_inspire_bottle/original", "gr1_picknplace"):
+        same(open_shards(shared_data / name).load(), Episodes.load(shared_data / name))
+
+
+def test_pieces_are_bounded(tmp_path):
+    length = FRAMES // 4
+    episodes = Episodes([np.zeros((length, 2), np.float32) + i for i in range(10)], states=[np.zeros((length, 1))] * 10)
+    shards = open_shards(write_frames(tmp_path / "set", episodes, rows_per_group=1 << 20))
+    assert [piece.frames for piece in shards.read(0)] == [FRAMES, FRAMES, FRAMES // 2]
+
+
+def test_frames_out_of_order_within_an_episode_are_put_in_order(tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    frames = {"episode_index": [0, 0, 0], "frame_index": [2, 0, 1], "action": [[2.0], [0.0], [1.0]]}
+    parquet.write_table(pa.table(frames), tmp_path / "x.parquet")
+    assert open_shards(tmp_path).load().actions[0].ravel().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kinds", [("float32", "float64"), ("float64", "float16", "float32")])
+def test_float_types_may_differ_between_files(tmp_path, kinds):
+    episodes = recorded(12)
+    root = write_frames(tmp_path / "set", episodes, [40, 55, 130], dtypes=kinds)
+    got = open_shards(root).load()
+    assert all(actions.dtype == np.float32 for actions in got.actions)
+    same(got, Episodes.load(root))
+
+
+def test_a_split_holds_out_what_a_split_of_the_whole_does(tmp_path):
+    root = write_frames(tmp_path / "set", recorded(11), [50, 120])
+    for mine, theirs in zip(open_shards(root).split(0.3, seed=5), Episodes.load(root).split(0.3, seed=5), strict=True):
+        same(mine.load(), theirs)
+        assert (mine.episodes, mine.frames) == (len(theirs), theirs.frames)
+    with pytest.raises(ActionShapeError, match="several episodes"):
+        open_shards(write_frames(tmp_path / "one", recorded(1))).split()
+    with pytest.raises(ActionValueError, match="between 0 and 1"):
+        open_shards(root).split(1.0)
+
+
+def test_a_draw_does_not_depend_on_the_files(tmp_path):
+    episodes = recorded(30)
+    one = open_shards(write_frames(tmp_path / "a" / "set", episodes)).draw(7, seed=1)
+    many = open_shards(write_frames(tmp_path / "b" / "set", episodes, range(20, episodes.frames, 20))).draw(7, seed=1)
+    assert one.episodes == 7
+    same(one.load(), many.load())
+    assert open_shards(tmp_path / "a" / "set").draw(7, seed=2).load().names != one.load().names
+    assert open_shards(tmp_path / "a" / "set").draw(99).episodes == 30
+    with pytest.raises(ActionValueError, match="at least one"):
+        one.draw(0)
+
+
+@pytest.mark.parametrize("weights", [None, {"default": 3.0}])
+@pytest.mark.parametrize("k", [1, 7, 60, 10_000])
+def test_the_threshold_is_the_worst_priority_of_the_full_sample(tmp_path, k, weights):
+    root = write_frames(tmp_path / "set", recorded(12), [50, 120])
+    sample = ChunkSample(k, 3, weights, 5).add(Episodes.load(root), stride=2)
+    threshold = open_shards(root).threshold(ChunkSample(k, 3, weights, 5), 2)
+    worst = float(sample._rows.priority[-1])
+    assert threshold == (worst if len(sample) == k else np.inf)
+
+
+def test_fingerprints_tell_data_and_choices_apart(tmp_path):
+    root = write_frames(tmp_path / "set", recorded(6), [50])
+    prints = [open_shards(root).fingerprint(), open_shards(root, key="x").fingerprint()]
+    prints += [open_shards(root, state=False).fingerprint(), open_shards(root).split()[0].fingerprint()]
+    write_frames(root, recorded(6, seed=1), [50])
+    prints.append(open_shards(root).fingerprint())
+    assert len(set(prints)) == 5
+    assert open_shards(root).fingerprint() == prints[-1]
+
+
+@pytest.mark.parametrize("damage", [truncate, lambda file: file.write_bytes(b"")], ids=["no footer", "no bytes"])
+def test_a_broken_file_is_named_and_left_out_only_when_asked_to(tmp_path, damage):
+    episodes = recorded(12)
+    ends = np.cumsum(episodes.lengths)
+    root = write_frames(tmp_path / "set", episodes, [ends[3], ends[7]])
+    damage(root / "file-001.parquet")
+    with pytest.raises(FormatError, match=r"got 1 broken ones, the first of them set/file-001\.parquet: .*skip_broken"):
+        open_shards(root)
+    shards = open_shards(root, skip_broken=True)
+    # nobody knows whether the last before it went on; the first after it has a frame 0
+    assert shards.load().names == (0, 1, 2, *range(8, 12))
+    assert [skipped.shard for skipped in shards.skipped] == ["set/file-001.parquet"]
+    assert shards.table.lost == 1
+
+
+def test_another_action_dim_is_named(tmp_path):
+    root = write_frames(tmp_path / "set", recorded(3), [recorded(3).frames])
+    write_frames(tmp_path / "other", recorded(2, action_dim=4))
+    (tmp_path / "other" / "file-000.parquet").replace(root / "file-001.parquet")
+    with pytest.raises(FormatError, match=r"expected actions of 3 dims as in file-000\.parquet, got 4 in file-001"):
+        open_shards(root)
+    assert open_shards(root, skip_broken=True).load().names == (0, 1)  # episode 2 may go on in it
+
+
+def test_actions_that_cannot_be_read_are_found_when_they_are(tmp_path):
+    episodes = recorded(12)
+    ends = np.cumsum(episodes.lengths)
+    root = write_frames(tmp_path / "set", episodes, [ends[3] - 1, ends[7]])
+    spoil_actions(root / "file-001.parquet")
+    shards = open_shards(root)
+    assert [name for piece in shards.read(2) for name in piece.names] == list(range(8, 12))
+    with pytest.raises(FormatError, match=r"set/file-001\.parquet"):
+        list(shards.read(1))
+    with pytest.raises(FormatError, match=r"set/file-001\.parquet"):
+        list(shards.read(0))  # whose last episode goes on there
+    cut_off: list[int] = []
+    assert [name for piece in shards.read(0, cut_off) for name in piece.names] == [0, 1, 2]
+    assert cut_off == [3]
+
+
+def test_a_broken_value_is_named_by_episode_frame_and_dim(tmp_path):
+    episodes = recorded(4)
+    root = write_frames(tmp_path / "set", episodes)
+    spoiled = [actions.copy() for actions in episodes.actions]
+    spoiled[2][1, 0] = np.nan
+    for file in root.glob("*.parquet"):
+        file.unlink()
+
+    class Unchecked:
+        actions, states, lengths, names = spoiled, episodes.states, episodes.lengths, episodes.names
+
+    write_frames(root, Unchecked())
+    with pytest.raises(ActionValueError, match="action of episode 2, frame 1, dim 0"):
+        open_shards(root).load()
+
+
+def test_rows_of_several_widths_are_named(tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    frames = {"episode_index": [0, 0, 1], "action": [[2.0], [0.0], [1.0, 1.0]]}
+    parquet.write_table(pa.table(frames), tmp_path / "x.parquet")
+    with pytest.raises(FormatError, match=r"x\.parquet: .*one length"):
+        open_shards(tmp_path).load()
+
+
+def test_a_missing_column_is_named(tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    root = write_frames(tmp_path / "set", recorded(3))
+    parquet.write_table(pa.table({"action": [[1.0, 2.0, 3.0]]}), root / "file-001.parquet")
+    with pytest.raises(FormatError, match=r"set/file-001\.parquet: .*expected the columns"):
+        open_shards(root)
+
+
+def test_files_without_rows_are_passed_over(tmp_path):
+    episodes = recorded(6)
+    root = write_frames(tmp_path / "set", episodes, [0, 0, 30, 30, episodes.frames])
+    same(open_shards(root).load(), Episodes.load(root))
+
+
+def test_other_layouts_are_sent_to_load(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((5, 2)))
+    with pytest.raises(FormatError, match=r"got the layout arrays in x\.npy: Episodes\.load"):
+        open_shards(tmp_path / "x.npy")
+    with pytest.raises(FormatError, match="only flat parquet has a choice"):
+        open_shards(DEMO_DATA, episode="episode_index")
+
+
+def test_one_file_that_tells_no_episodes_apart_is_doubted(tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pa.table({"action": [[1.0], [2.0]]}), tmp_path / "x.parquet")
+    with pytest.warns(UserWarning, match="tells episodes apart"):
+        assert open_shards(tmp_path / "x.parquet").load().lengths == (2,)
+
+
+def test_progress_counts_the_index(tmp_path):
+    told = []
+    open_shards(write_frames(tmp_path, recorded(4), [20, 40]), progress=lambda *one: told.append(one))
+    assert told == [("index", i, 3) for i in (1, 2, 3)]
+
+
+def test_a_copy_of_the_hub_is_fetched_where_it_is_missing(tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    root = write_frames(tmp_path / "set", recorded(4))
+    shards = open_shards(root)
+    assert shards.here() is shards
+    away = replace(shards, files=replace(shards.files, root=tmp_path / "elsewhere"), hub=("me/set", "abc"))
+    asked = []
+    monkeypatch.setattr(
+        "action_tokenizers.download.fetch", lambda repo, files, revision: asked.append((repo, revision)) or root
+    )
+    same(away.here().load(), shards.load())
+    assert asked == [("me/set", "abc")]
+
+
+CROWD = """
+    import resource, sys
+    from action_tokenizers.data.shards import open_shards
+    shards = open_shards(sys.argv[1])
+    import os
+    used = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 6, used + 6))
+    shards = open_shards(sys.argv[1])
+    assert len(shards) > used + 6
+    print(shards.load().frames)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts open files in /proc")
+def test_more_files_than_a_process_may_open(tmp_path):
+    episodes = recorded(12)
+    root = write_frames(tmp_path / "set", episodes, range(1, episodes.frames, 3), rows_per_group=1)
+    command = [sys.executable, "-c", textwrap.dedent(CROWD), str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout == f"{episodes.frames}\n", done.stderr

@@ -1,0 +1,280 @@
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from action_tokenizers import BinningTokenizer, ChunkSample, Episodes, Relative
+from action_tokenizers.cli import DEMO_DATA
+from action_tokenizers.data import open_shards, sample_shards, stream
+from action_tokenizers.data.streaming import is_large
+from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
+from tests.fakes.hub import FakeHub, Repo
+from tests.fakes.hub_client import hub_client
+from tests.fakes.shard_files import recorded, spoil_actions, truncate, write_frames
+
+pytest.importorskip("pyarrow")
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*shorter than the horizon")  # some episodes are meant to be
+
+HORIZON = 5
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    episodes = recorded(12)
+    return write_frames(tmp_path / "set", episodes, [0, 31, 60, 60, 150])
+
+
+def whole(root: Path, k: int = 40, **more) -> ChunkSample:
+    return ChunkSample(k).add(Episodes.load(root), HORIZON, **more)
+
+
+@pytest.mark.parametrize("k", [1, 40, 10_000])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_sample_of_the_stream_is_that_of_the_whole(tmp_path, seed, k):
+    rng, episodes = np.random.default_rng(seed), recorded(12, seed=seed)
+    cuts = sorted(rng.integers(0, episodes.frames + 1, 6).tolist())
+    root = write_frames(tmp_path / "set", episodes, cuts, rows_per_group=int(rng.integers(1, 30)))
+    wanted = whole(root, k).digest()
+    assert ChunkSample.of(stream(root), HORIZON, k).digest() == wanted
+    assert sample_shards(root, k=k, horizon=HORIZON).digest() == wanted
+
+
+def test_the_horizon_of_a_sample_is_one_second_of_the_whole(root):
+    assert sample_shards(root).digest() == ChunkSample().add(Episodes.load(root)).digest()
+    (root / "dataset.json").unlink()
+    with pytest.raises(ActionShapeError, match="set does not say its fps: give horizon="):
+        sample_shards(root)
+
+
+def test_a_fit_takes_a_stream(root):
+    streamed = BinningTokenizer(horizon=HORIZON).fit(stream(root, state=False))
+    loaded = BinningTokenizer(horizon=HORIZON).fit(Episodes.load(root))
+    assert streamed.provenance == loaded.provenance
+    assert all((a == b).all() for a, b in zip(streamed.buffers(), loaded.buffers(), strict=True))
+
+
+def test_stride_weights_seed_and_relative_actions(root):
+    relative = Relative("state")
+    weights = {"arm": 2.0}
+    wanted = ChunkSample(40, 7, weights).add(Episodes.load(root, key="arm"), HORIZON, 2, relative)
+    found = sample_shards(root, k=40, seed=7, weights=weights, horizon=HORIZON, stride=2, relative=relative, key="arm")
+    assert found.digest() == wanted.digest()
+
+
+def test_progress(root):
+    told: list[tuple] = []
+    list(stream(root, progress=lambda *one: told.append(one)))
+    assert told == [("index", i, 6) for i in range(1, 7)] + [("read", i, 6) for i in range(1, 7)]
+    told.clear()
+    sample_shards(root, horizon=HORIZON, progress=lambda *one: told.append(one))
+    assert told[-1] == ("sample", 6, 6)
+
+
+def test_a_stream_begins_lazily_and_only_reads_parquet(tmp_path, root):
+    unread = stream(tmp_path / "nothing there")
+    with pytest.raises(FormatError, match="no such path"):
+        next(unread)
+    np.save(tmp_path / "x.npy", np.zeros((9, 2)))
+    with pytest.raises(FormatError, match=r"Episodes\.load reads it as a whole"):
+        next(stream(tmp_path / "x.npy"))
+
+
+# ---- interruption -----------------------------------------------------------------------------------------------
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupting(after: int):
+    def progress(stage: str, done: int, total: int) -> None:
+        if stage == "sample" and done == after:
+            raise Interrupted
+
+    return progress
+
+
+@pytest.mark.parametrize("after", range(1, 6))
+def test_an_interrupted_sample_goes_on_to_the_same_bytes(root, tmp_path, after, monkeypatch):
+    partial = tmp_path / "partial.safetensors"
+    settings = {"k": 40, "horizon": HORIZON, "resume": partial, "save_every": 0}
+    with pytest.raises(Interrupted):
+        sample_shards(root, progress=interrupting(after), **settings)
+    so_far = ChunkSample.load(partial)  # a sample at any time
+    assert sum(so_far.count.values()) <= sum(whole(root).count.values())
+    read: list[int] = []
+    original = type(open_shards(root)).read
+    monkeypatch.setattr(
+        type(open_shards(root)), "read", lambda self, n, *rest: (read.append(n), original(self, n, *rest))[1]
+    )
+    resumed = sample_shards(root, **settings)
+    assert read == list(range(after, 6))
+    resumed.save(tmp_path / "a")
+    whole(root).save(tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert sample_shards(root, **settings).digest() == resumed.digest()
+
+
+def test_what_is_not_yet_saved_is_read_again(root, tmp_path):
+    partial = tmp_path / "partial"
+    with pytest.raises(Interrupted):
+        sample_shards(root, k=40, horizon=HORIZON, resume=partial, save_every=1e9, progress=interrupting(4))
+    assert not partial.exists()
+    assert sample_shards(root, k=40, horizon=HORIZON, resume=partial).digest() == whole(root).digest()
+
+
+@pytest.mark.parametrize("other", [{"k": 41}, {"stride": 2}, {"seed": 1}, {"key": "x"}, {"horizon": 4}])
+def test_a_partial_sample_of_other_settings_is_refused(root, tmp_path, other):
+    partial = tmp_path / "partial"
+    settings = {"k": 40, "horizon": HORIZON, "resume": partial}
+    sample_shards(root, **settings)
+    name = "data" if "key" in other else next(iter(other))
+    with pytest.raises(FormatError, match=f"got .*{name}.* instead of .*delete it to begin anew"):
+        sample_shards(root, **(settings | other))
+
+
+def test_a_partial_sample_of_other_data_or_none_is_refused(root, tmp_path):
+    partial = tmp_path / "partial"
+    sample_shards(root, horizon=HORIZON, resume=partial)
+    write_frames(root, recorded(12, seed=1), [0, 31, 60, 60, 150])
+    with pytest.raises(FormatError, match="data"):
+        sample_shards(root, horizon=HORIZON, resume=partial)
+    whole(root).save(partial)
+    with pytest.raises(FormatError, match="without progress"):
+        sample_shards(root, horizon=HORIZON, resume=partial)
+    partial.write_bytes(b"no sample")
+    with pytest.raises(FormatError, match="expected an unfinished chunk sample at partial"):
+        sample_shards(root, horizon=HORIZON, resume=partial)
+
+
+KILLED = """
+    import os, sys
+    from action_tokenizers.data import sample_shards
+
+    def die(stage, done, total):
+        if stage == "sample" and done == 3:
+            os._exit(9)
+
+    sample_shards(sys.argv[1], k=40, horizon=5, resume=sys.argv[2], save_every=0, progress=die)
+"""
+
+
+def test_a_killed_process_leaves_a_sample_to_go_on_from(root, tmp_path):
+    partial = tmp_path / "partial"
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(root), str(partial)]
+    assert subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == 9
+    found = sample_shards(root, k=40, horizon=HORIZON, resume=partial)
+    assert found.digest() == whole(root).digest()
+
+
+# ---- broken files -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def spoiled(tmp_path) -> tuple[Path, list[int], Episodes]:
+    """Four files: the second loses its actions, the last its footer; whole episodes each but for 3 and 8."""
+    episodes = recorded(12, seed=3)
+    ends = np.cumsum(episodes.lengths)
+    root = write_frames(tmp_path / "set", episodes, [int(ends[3]) - 1, int(ends[7]), int(ends[9])])
+    spoil_actions(root / "file-001.parquet")
+    truncate(root / "file-003.parquet")
+    return root, [0, 1, 2, 8], episodes
+
+
+def test_broken_files_are_refused_by_name(spoiled):
+    root, _, _ = spoiled
+    with pytest.raises(FormatError, match=r"set/file-003\.parquet"):
+        sample_shards(root, horizon=HORIZON)
+    (root / "file-003.parquet").unlink()
+    for read in (lambda: sample_shards(root, horizon=HORIZON), lambda: list(stream(root))):
+        with pytest.raises(FormatError, match=r"set/file-001\.parquet"):
+            read()
+
+
+def test_left_out_files_are_named_and_counted_and_no_episode_comes_in_part(spoiled, tmp_path):
+    root, names, episodes = spoiled
+    found = sample_shards(root, horizon=HORIZON, k=40, skip_broken=True)
+    rest = Episodes([episodes.actions[i] for i in names], names=tuple(names), source="set", fps=10.0, key="default")
+    wanted = ChunkSample(40).add(rest, HORIZON)
+    assert found.count == wanted.count
+    np.testing.assert_array_equal(found.actions, wanted.actions)
+    assert found.skipped_shards == ("set/file-001.parquet", "set/file-003.parquet")
+    # 3 goes on in the spoiled file, 4 to 7 begin in it, 9 may go on in the one without a footer
+    assert found.lost_episodes == 1 + 4 + 1
+    found.save(tmp_path / "saved")
+    again = ChunkSample.load(tmp_path / "saved")
+    assert (again.skipped_shards, again.lost_episodes) == (found.skipped_shards, found.lost_episodes)
+    assert again.digest() == found.digest()
+    with pytest.warns(UserWarning, match=r"set/file-001\.parquet is left out"):
+        streamed = [name for piece in stream(root, skip_broken=True) for name in piece.names]
+    assert streamed == names
+
+
+def test_an_interrupted_sample_counts_what_it_left_out_once(spoiled, tmp_path):
+    root, _, _ = spoiled
+    settings = {"horizon": HORIZON, "k": 40, "skip_broken": True}
+    with pytest.raises(Interrupted):
+        sample_shards(root, resume=tmp_path / "p", save_every=0, progress=interrupting(3), **settings)
+    resumed = sample_shards(root, resume=tmp_path / "p", **settings)
+    assert resumed.digest() == sample_shards(root, **settings).digest()
+
+
+def test_nan_is_refused_by_place_and_leaves_the_file_out_when_asked_to(tmp_path):
+    episodes = recorded(6)
+    root = write_frames(tmp_path / "set", episodes, [int(np.cumsum(episodes.lengths)[2])], dtypes=("float64",))
+    import pyarrow.parquet as parquet
+
+    from tests.fakes.shard_files import lists
+
+    table = parquet.read_table(root / "file-001.parquet")
+    actions = np.array(table.column("action").to_pylist())
+    actions[0, 1] = np.inf
+    at = table.column_names.index("action")
+    parquet.write_table(table.set_column(at, "action", lists(actions)), root / "file-001.parquet")
+    with pytest.raises(ActionValueError, match="episode 3, frame 0, dim 1"):
+        sample_shards(root, horizon=HORIZON)
+    found = sample_shards(root, horizon=HORIZON, skip_broken=True)
+    assert (found.skipped_shards, found.lost_episodes) == (("set/file-001.parquet",), 3)
+
+
+def test_nothing_long_enough(root):
+    with pytest.raises(ActionShapeError, match="at least horizon 99 steps in set, got 12 episodes"):
+        sample_shards(root, horizon=99)
+
+
+def test_angles_that_wrap_are_told_of(tmp_path):
+    time = np.arange(200) / 10
+    angle = ((time + np.pi) % (2 * np.pi) - np.pi)[:, None]
+    episodes = Episodes([angle] * 3, states=[angle] * 3)
+    root = write_frames(tmp_path / "set", episodes)
+    with pytest.warns(UserWarning, match=r"action dims \[0\] of 'set' jump by about 2\*pi"):
+        sample_shards(root, horizon=40)
+
+
+def test_large_is_told_by_the_bytes_of_parquet(root, tmp_path, monkeypatch):
+    assert not is_large(root)
+    assert not is_large(DEMO_DATA)
+    monkeypatch.setattr("action_tokenizers.data.streaming.LARGE", 1000)
+    assert is_large(root)
+    assert is_large(root / "file-001.parquet")
+    np.save(tmp_path / "x.npy", np.zeros(9999))
+    assert not is_large(tmp_path / "x.npy")
+
+
+def test_a_data_set_of_the_hub(tmp_path):
+    files = {path.relative_to(DEMO_DATA).as_posix(): path for path in DEMO_DATA.rglob("*") if path.is_file()}
+    with FakeHub() as hub, hub_client(hub.environment(tmp_path)) as online:
+        hub.datasets["lab/arm"] = Repo({name: path.read_bytes() for name, path in files.items()})
+        source, (repository, commit), digest = online(
+            "from action_tokenizers.data import open_shards, sample_shards\n"
+            "shards = open_shards('lab/arm')\n"
+            "(shards.source, shards.hub, sample_shards(shards, horizon=8).digest())"
+        )
+    assert source == repository == "lab/arm"
+    assert commit == hub.datasets["lab/arm"].sha("main")
+    assert digest == ChunkSample().add(replace(Episodes.load(DEMO_DATA), source="lab/arm"), 8).digest()

@@ -1,0 +1,220 @@
+"""Ray for real: two workers on this machine, one of them killed in the middle where a test asks for it."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from action_tokenizers import BinningTokenizer, ChunkSample, Episodes, FASTTokenizer, Relative
+from action_tokenizers.data import open_shards, sample_shards
+from action_tokenizers.diagnostics.audit import audit
+from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError, MissingExtraError
+from action_tokenizers.integrations import ray as engine
+from action_tokenizers.integrations.token_shards import encode_shards, read_manifest
+from tests.fakes.shard_files import recorded, spoil_actions, truncate, write_frames
+
+HORIZON = 5
+
+
+def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    pytest.importorskip("pyarrow")
+    root = write_frames(tmp_path / "set", recorded(3))
+    with pytest.raises(MissingExtraError, match=r"pip install 'action-tokenizers\[ray\]'"):
+        engine.sample(root)
+
+
+@pytest.fixture(scope="module")
+def kill(tmp_path_factory) -> Iterator[Callable[[int], Path]]:
+    """Two workers; `kill(n)` lets the next one die that has read the first piece of file n."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Ray warns of is its own
+        ray = pytest.importorskip("ray", reason="Ray is an extra: pip install -e '.[ray]'")
+        marks = tmp_path_factory.mktemp("marks")
+
+        def arm() -> None:  # runs in every new worker; a closure, so that it travels by value
+            from action_tokenizers.data.shards import Shards
+
+            read = Shards.read
+
+            def read_or_die(self, number, cut_off=None):
+                for piece in read(self, number, cut_off):
+                    yield piece
+                    mark = marks / str(number)
+                    if mark.exists():
+                        mark.unlink()
+                        os._exit(1)
+
+            Shards.read = read_or_die
+
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            logging_level="ERROR",
+            log_to_driver=False,
+            object_store_memory=200 << 20,
+            runtime_env={"worker_process_setup_hook": arm},
+        )
+
+        def kill(number: int) -> Path:
+            (marks / str(number)).touch()
+            return marks / str(number)
+
+        yield kill
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    episodes = recorded(40)
+    cuts = [0, 31, 60, 60, *range(150, episodes.frames, 45)]
+    return write_frames(tmp_path_factory.mktemp("data") / "set", episodes, cuts)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(root) -> FASTTokenizer:
+    return FASTTokenizer(horizon=HORIZON, vocab_size=128).fit(sample_shards(root, horizon=HORIZON))
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+# Ray's start and its workers' imports take seconds, and a warning of its own is no failure of ours
+real = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("kill"),
+]
+
+
+def on_ray(test):
+    for mark in real:
+        test = mark(test)
+    return test
+
+
+@on_ray
+@pytest.mark.parametrize("k", [1, 60, 10_000])
+def test_a_sample_is_that_of_one_process(root, k):
+    relative = Relative("state")
+    settings = {"k": k, "seed": 3, "weights": {"default": 2.0}, "horizon": HORIZON, "stride": 2, "relative": relative}
+    assert engine.sample(root, **settings).digest() == sample_shards(root, **settings).digest()
+
+
+@on_ray
+def test_the_horizon_is_one_second_of_the_whole(root):
+    assert engine.sample(root).digest() == ChunkSample().add(Episodes.load(root)).digest()
+
+
+@on_ray
+def test_an_artifact_is_that_of_one_process_byte_for_byte(root, tokenizer, tmp_path):
+    fitted = engine.fit(FASTTokenizer(horizon=HORIZON, vocab_size=128), root)
+    fitted.save_pretrained(tmp_path / "ray")
+    tokenizer.save_pretrained(tmp_path / "alone")
+    assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "alone")
+    train, _ = Episodes.load(root).split(0.3, seed=1)
+    some = engine.fit(BinningTokenizer(horizon=HORIZON), root, test=0.3, split_seed=1, k=50)
+    assert some.provenance["sample"] == ChunkSample(50).add(train, HORIZON).digest()
+
+
+@on_ray
+def test_token_files_are_those_of_one_process_byte_for_byte(root, tokenizer, tmp_path):
+    told: list[tuple] = []
+    manifest = engine.encode(tokenizer, root, tmp_path / "ray", stride=2, progress=lambda *one: told.append(one))
+    assert manifest == encode_shards(tokenizer, root, tmp_path / "alone", stride=2)
+    assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "alone")
+    files = len(open_shards(root))
+    assert told[-1] == ("encode", files, files)
+
+
+@on_ray
+def test_a_worker_killed_while_sampling_changes_nothing(root, kill):
+    marks = [kill(2), kill(9)]
+    assert engine.sample(root, k=60, horizon=HORIZON).digest() == sample_shards(root, k=60, horizon=HORIZON).digest()
+    assert not any(mark.exists() for mark in marks)  # they did die
+
+
+@on_ray
+def test_a_worker_killed_while_encoding_changes_nothing(root, tokenizer, tmp_path, kill):
+    encode_shards(tokenizer, root, tmp_path / "alone")
+    marks = [kill(1), kill(5), kill(7)]
+    engine.encode(tokenizer, root, tmp_path / "ray")
+    assert not any(mark.exists() for mark in marks)
+    assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "alone")
+
+
+@on_ray
+def test_a_worker_killed_for_good_leaves_an_incomplete_folder_to_go_on_with(root, tokenizer, tmp_path, kill):
+    import ray
+
+    kill(4)
+    with pytest.raises(ray.exceptions.RayError):
+        engine.encode(tokenizer, root, tmp_path / "ray", retries=0)
+    with pytest.raises(FormatError, match="got an unfinished one"):
+        read_manifest(tmp_path / "ray")
+    engine.encode(tokenizer, root, tmp_path / "ray")
+    encode_shards(tokenizer, root, tmp_path / "alone")
+    assert bytes_of(tmp_path / "ray") == bytes_of(tmp_path / "alone")
+
+
+@on_ray
+def test_audits_are_those_of_one_process(root, tokenizer):
+    other = BinningTokenizer(horizon=HORIZON, bins=16).fit(sample_shards(root, horizon=HORIZON))
+    found = engine.audit({"fast": tokenizer, "bins": other}, root, episodes=6, test=0.5, seed=2)
+    drawn = open_shards(root).split(0.5, seed=2)[1].draw(6, seed=2).load()
+    assert len(drawn) == 6
+    assert list(found) == ["fast", "bins"]
+    for name, one in (("fast", tokenizer), ("bins", other)):
+        assert found[name].to_json_text() == audit(one, drawn, seed=2).to_json_text()
+    assert list(engine.audit(tokenizer, root, episodes=3, states=False)) == ["fast"]
+    with pytest.raises(ActionValueError, match="at least one tokenizer"):
+        engine.audit({}, root)
+
+
+@on_ray
+def test_broken_files_are_named_or_left_out_as_in_one_process(tokenizer, tmp_path):
+    episodes = recorded(12, seed=3)
+    ends = np.cumsum(episodes.lengths)
+    root = write_frames(tmp_path / "set", episodes, [int(ends[3]) - 1, int(ends[7]), int(ends[9])])
+    spoil_actions(root / "file-001.parquet")
+    for run in (lambda: engine.sample(root, horizon=HORIZON), lambda: engine.encode(tokenizer, root, tmp_path / "x")):
+        with pytest.raises(FormatError, match=r"set/file-001\.parquet"):
+            run()
+    truncate(root / "file-003.parquet")
+    with pytest.raises(FormatError, match=r"set/file-003\.parquet"):
+        engine.sample(root, horizon=HORIZON)
+    settings = {"k": 20, "horizon": HORIZON, "skip_broken": True}
+    found = engine.sample(root, **settings)
+    assert found.digest() == sample_shards(root, **settings).digest()
+    assert (len(found.skipped_shards), found.lost_episodes) == (2, 6)
+    manifest = engine.encode(tokenizer, root, tmp_path / "ray", skip_broken=True)
+    assert manifest == encode_shards(tokenizer, root, tmp_path / "alone", skip_broken=True)
+
+
+@on_ray
+def test_nothing_long_enough(root):
+    with pytest.raises(ActionShapeError, match="at least horizon 99 steps in set"):
+        engine.sample(root, horizon=99)
+
+
+@on_ray
+def test_ray_data_reads_the_token_files(root, tokenizer, tmp_path):
+    import ray
+
+    manifest = engine.encode(tokenizer, root, tmp_path / "out")
+    rows = ray.data.read_parquet(str(tmp_path / "out")).take_all()
+    assert len(rows) == manifest["chunks"]
+    assert sum(len(row["tokens"]) for row in rows) == manifest["tokens"]
+
+
+def test_groups_cover_every_file_once_in_about_equal_parts(root):
+    shards = open_shards(root)
+    for count in (1, 3, 8, 1000):
+        groups = engine._groups(shards, count)
+        assert [number for group in groups for number in group] == list(range(len(shards)))
+        sizes = [int(shards.table.rows[group].sum()) for group in groups]
+        assert max(sizes) <= max(shards.frames / count, shards.table.rows.max())

@@ -1,0 +1,238 @@
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from action_tokenizers import ActionTokenizer, BinningTokenizer, Episodes, FASTTokenizer, KMeansTokenizer, Relative
+from action_tokenizers.data import ChunkSample, chunks, open_shards
+from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError, NotFittedError
+from action_tokenizers.integrations import token_shards
+from action_tokenizers.integrations.token_shards import (
+    MANIFEST,
+    MARK,
+    encode_shards,
+    finish,
+    prepare,
+    read_manifest,
+    tokenizer_digest,
+    write_shard,
+)
+from tests.fakes.shard_files import recorded, spoil_actions, truncate, write_frames
+
+parquet = pytest.importorskip("pyarrow.parquet")
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*shorter than the horizon")  # some episodes are meant to be
+
+HORIZON = 5
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return write_frames(tmp_path_factory.mktemp("data") / "set", recorded(12), [0, 31, 60, 60, 150])
+
+
+@pytest.fixture(scope="module")
+def tokenizer(root) -> FASTTokenizer:
+    return FASTTokenizer(horizon=HORIZON, vocab_size=128).fit(Episodes.load(root))
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def test_every_chunk_is_encoded_once_as_the_tokenizer_would(root, tokenizer, tmp_path):
+    manifest = encode_shards(tokenizer, root, tmp_path / "out", stride=3)
+    table = parquet.read_table(tmp_path / "out").to_pydict()
+    wanted = chunks(Episodes.load(root), HORIZON, 3, pad_tail=True)
+    places = list(zip(table["episode_index"], table["start"], strict=True))
+    assert places == list(zip(wanted.episode.tolist(), wanted.start.tolist(), strict=True))
+    ids = tokenizer.encode(wanted.actions, action_is_pad=wanted.action_is_pad)
+    assert table["tokens"] == [row[row != tokenizer.pad_id].tolist() for row in ids]
+    assert table["frames"] == (~wanted.padding).sum(axis=1).tolist()
+    assert manifest["chunks"] == len(wanted)
+    assert manifest["episodes"] == 12
+    assert manifest["tokens"] == sum(map(len, table["tokens"]))
+    assert read_manifest(tmp_path / "out") == manifest
+    assert {one["file"] for one in manifest["files"]} == {file.name for file in (tmp_path / "out").glob("*.parquet")}
+
+
+def test_every_file_says_whose_tokens_it_holds(root, tokenizer, tmp_path):
+    manifest = encode_shards(tokenizer, root, tmp_path / "out")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    digest = tokenizer_digest(ActionTokenizer.from_pretrained(tmp_path / "saved"))
+    assert manifest["tokenizer"] == digest == tokenizer_digest(tokenizer)
+    for file in (tmp_path / "out").glob("*.parquet"):
+        said = json.loads(parquet.read_schema(file).metadata[b"action_tokenizers"])
+        assert (said["tokenizer"], said["vocab_size"], said["horizon"]) == (digest, tokenizer.vocab_size, HORIZON)
+    assert digest != tokenizer_digest(FASTTokenizer(horizon=HORIZON, vocab_size=100).fit(Episodes.load(root)))
+    with pytest.raises(NotFittedError):
+        tokenizer_digest(FASTTokenizer())
+
+
+def test_blocks_do_not_show(root, tokenizer, tmp_path, monkeypatch):
+    whole = encode_shards(tokenizer, root, tmp_path / "a")
+    monkeypatch.setattr(token_shards, "BLOCK", 40)
+    small = encode_shards(tokenizer, root, tmp_path / "b")
+    assert parquet.read_table(tmp_path / "a") == parquet.read_table(tmp_path / "b")
+    assert (whole["episodes"], whole["tokens"]) == (small["episodes"], small["tokens"])
+
+
+def test_relative_actions_keep_what_they_are_relative_to(root, tmp_path):
+    relative = Relative("state")
+    sample = ChunkSample(horizon=HORIZON).add(Episodes.load(root), relative=relative)
+    tokenizer = BinningTokenizer(horizon=HORIZON, range="minmax").fit(sample)
+    encode_shards(tokenizer, root, tmp_path / "out")
+    table = parquet.read_table(tmp_path / "out").to_pydict()
+    wanted = chunks(Episodes.load(root), HORIZON, HORIZON, relative, pad_tail=True)
+    np.testing.assert_array_equal(np.array(table["reference"], np.float32), wanted.reference)
+    decoded = relative.invert(tokenizer.decode(np.array(table["tokens"])), np.array(table["reference"], np.float32))
+    plain = chunks(Episodes.load(root), HORIZON, HORIZON, pad_tail=True)
+    assert np.abs(decoded - plain.actions)[~plain.padding].max() < 0.1
+
+
+def test_a_tokenizer_of_open_horizon_takes_one_second(root, tmp_path):
+    tokenizer = KMeansTokenizer(codebook_size=8, scope="step").fit(list(Episodes.load(root).actions))
+    assert tokenizer.horizon is None
+    assert encode_shards(tokenizer, root, tmp_path / "out")["horizon"] == open_shards(root).horizon
+
+
+@pytest.mark.parametrize("stop", range(1, 6))
+def test_an_interrupted_encoding_is_incomplete_and_goes_on_to_the_same_bytes(root, tokenizer, tmp_path, stop):
+    class Stopped(Exception):
+        pass
+
+    def progress(stage, done, total):
+        if stage == "encode" and done == stop:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        encode_shards(tokenizer, root, tmp_path / "out", progress=progress)
+    with pytest.raises(FormatError, match="got an unfinished one"):
+        read_manifest(tmp_path / "out")
+    before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*.parquet")}
+    encode_shards(tokenizer, root, tmp_path / "out")
+    after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out").glob("*.parquet")}
+    assert before.items() <= after.items()  # what was finished was not written again
+    encode_shards(tokenizer, root, tmp_path / "whole")
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+    assert not (tmp_path / "out" / MARK).exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "other"])
+def test_a_finished_file_that_is_damaged_is_written_again(root, tokenizer, tmp_path, damage):
+    encode_shards(tokenizer, root, tmp_path / "whole")
+    encode_shards(tokenizer, root, tmp_path / "out")
+    files = sorted((tmp_path / "out").glob("*.parquet"))
+    data = bytearray(files[1].read_bytes())
+    if damage == "cut":
+        data = data[: len(data) // 2]
+    elif damage == "flipped":
+        metadata = parquet.read_metadata(files[1]).row_group(0).column(0)
+        data[(metadata.dictionary_page_offset or metadata.data_page_offset) + metadata.total_compressed_size - 1] ^= 1
+    else:
+        data = files[0].read_bytes()
+    files[1].write_bytes(bytes(data))
+    encode_shards(tokenizer, root, tmp_path / "out")
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+
+
+def test_a_folder_of_something_else_is_refused(root, tokenizer, tmp_path):
+    encode_shards(tokenizer, root, tmp_path / "out")
+    with pytest.raises(FormatError, match=r"of another stride: encode into a folder of its own"):
+        encode_shards(tokenizer, root, tmp_path / "out", stride=1)
+    other = FASTTokenizer(horizon=HORIZON, vocab_size=100).fit(Episodes.load(root))
+    with pytest.raises(FormatError, match="of another pad_id, tokenizer, vocab_size"):
+        encode_shards(other, root, tmp_path / "out")
+    assert read_manifest(tmp_path / "out")["stride"] == HORIZON  # and is left as it was
+    (tmp_path / "out" / MANIFEST).unlink()
+    with pytest.raises(FormatError, match="unknown origin"):
+        encode_shards(tokenizer, root, tmp_path / "out")
+    with pytest.raises(FormatError, match=r"expected _manifest\.json in elsewhere"):
+        read_manifest(tmp_path / "elsewhere")
+    (tmp_path / "out" / MANIFEST).write_text("{}")
+    with pytest.raises(FormatError, match="token shards of version 1"):
+        read_manifest(tmp_path / "out")
+
+
+def test_data_that_do_not_fit_the_tokenizer(root, tokenizer, tmp_path):
+    other = write_frames(tmp_path / "other", recorded(3, action_dim=4))
+    with pytest.raises(ActionShapeError, match="expected actions of 3 dims, got 4 in other"):
+        encode_shards(tokenizer, other, tmp_path / "out")
+    two = BinningTokenizer(horizon=HORIZON).fit([Episodes.load(root, key="a"), Episodes.load(root, key="b")])
+    with pytest.raises(ActionShapeError, match=r"expected key= among \['a', 'b'\]"):
+        encode_shards(two, root, tmp_path / "out")
+    assert encode_shards(two, root, tmp_path / "out", key="b")["key"] == "b"
+    steps = KMeansTokenizer(codebook_size=8, scope="step").fit(list(Episodes.load(root).actions))
+    no_clock = write_frames(tmp_path / "no clock", recorded(3), fps=None)
+    with pytest.raises(ActionShapeError, match="does not say its fps"):
+        encode_shards(steps, no_clock, tmp_path / "out2")
+
+
+def test_nothing_to_encode(root, tokenizer, tmp_path):
+    encoding = prepare(tokenizer, root, tmp_path / "out")
+    assert write_shard(encoding, 0).file is None  # a file without rows
+    with pytest.raises(ActionValueError, match="nothing to encode"):
+        finish(encoding, [write_shard(encoding, 0)])
+
+
+def test_broken_files_are_left_out_whole_named_and_counted(tokenizer, tmp_path):
+    episodes = recorded(12, seed=3)
+    ends = np.cumsum(episodes.lengths)
+    root = write_frames(tmp_path / "set", episodes, [int(ends[3]) - 1, int(ends[7]), int(ends[9])])
+    spoil_actions(root / "file-001.parquet")
+    truncate(root / "file-003.parquet")
+    with pytest.raises(FormatError, match=r"set/file-003\.parquet"):
+        encode_shards(tokenizer, root, tmp_path / "out")
+    manifest = encode_shards(tokenizer, root, tmp_path / "out", skip_broken=True)
+    assert manifest["skipped_shards"] == ["set/file-001.parquet", "set/file-003.parquet"]
+    assert manifest["lost_episodes"] == 6
+    assert set(parquet.read_table(tmp_path / "out").to_pydict()["episode_index"]) == {0, 1, 2, 8}
+    first = bytes_of(tmp_path / "out")
+    assert encode_shards(tokenizer, root, tmp_path / "out", skip_broken=True) == manifest
+    assert bytes_of(tmp_path / "out") == first
+
+
+FULL_DISK = """
+    import resource, sys
+    from action_tokenizers import ActionTokenizer
+    from action_tokenizers.integrations.token_shards import encode_shards
+    tokenizer, root, out, most = sys.argv[1:]
+    tokenizer = ActionTokenizer.from_pretrained(tokenizer)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))
+    try:
+        encode_shards(tokenizer, root, out)
+    except OSError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files as Unix does")
+def test_a_disk_that_fills_leaves_an_incomplete_folder_that_can_be_gone_on_with(root, tokenizer, tmp_path):
+    """The limit lets the mark and the smaller files through: the operating system refuses the largest in the middle."""
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    encode_shards(tokenizer, root, tmp_path / "whole")
+    sizes = sorted(file.stat().st_size for file in (tmp_path / "whole").glob("*.parquet"))
+    given = [tmp_path / "tokenizer", root, tmp_path / "out", sizes[-1] - 1]
+    command = [sys.executable, "-c", textwrap.dedent(FULL_DISK), *map(str, given)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert "could not write tokens-" in done.stdout, done.stderr
+    assert "make room and encode again" in done.stdout
+    with pytest.raises(FormatError, match="got an unfinished one"):
+        read_manifest(tmp_path / "out")
+    left = sorted(file.name for file in (tmp_path / "out").iterdir())
+    assert len(left) > 1
+    assert not [name for name in left if name.startswith(".")]
+    encode_shards(tokenizer, root, tmp_path / "out")
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+
+
+def test_half_files_of_killed_workers_are_swept_up(root, tokenizer, tmp_path):
+    encoding = prepare(tokenizer, root, tmp_path / "out")
+    (tmp_path / "out" / ".tokens-000001.parquet.abcd").write_bytes(b"half")
+    finish(encoding, [write_shard(encoding, number) for number in range(6)])
+    encode_shards(tokenizer, root, tmp_path / "whole")
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")

@@ -1,0 +1,119 @@
+"""torchrun for real: two ranks under gloo, one of them killed in the middle where a test asks for it."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from action_tokenizers import FASTTokenizer
+from action_tokenizers.data import sample_shards
+from action_tokenizers.errors import ActionValueError
+from action_tokenizers.integrations import torchrun
+from action_tokenizers.integrations.token_shards import encode_shards, tokenizer_digest
+from tests.fakes.shard_files import recorded, spoil_actions, write_frames
+
+pytest.importorskip("pyarrow")
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*shorter than the horizon")
+
+HORIZON = 5
+# every rank writes what it found; `die` names a file that rank 1 deletes and dies of, once
+SCRIPT = """
+    import json, os, sys
+    from pathlib import Path
+    import torch.distributed as dist
+    from action_tokenizers import FASTTokenizer
+    from action_tokenizers.errors import ActionTokenizerError
+    from action_tokenizers.integrations import torchrun
+    from action_tokenizers.integrations.token_shards import tokenizer_digest
+
+    root, out, die, spoiled = map(Path, sys.argv[1:])
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+
+    def progress(stage, done, total):
+        if rank == 1 and stage == "encode" and done == 2 and die.exists():
+            die.unlink()
+            os._exit(1)
+
+    found = {"sample": torchrun.sample(root, k=40, horizon=5, resume=out / "parts", save_every=0).digest()}
+    tokenizer = torchrun.fit(FASTTokenizer(horizon=5, vocab_size=128), root, k=40)
+    found["tokenizer"] = tokenizer_digest(tokenizer)
+    found["manifest"] = torchrun.encode(tokenizer, root, out / "tokens", progress=progress)
+    try:
+        torchrun.sample(spoiled, horizon=5)
+    except ActionTokenizerError as error:
+        found["error"] = f"{type(error).__name__}: {error}"
+    (out / f"rank-{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    episodes = recorded(20)
+    return write_frames(tmp_path_factory.mktemp("data") / "set", episodes, [0, 31, 60, 60, 150, 200])
+
+
+def run(root: Path, out: Path, die: Path, restarts: int) -> list[dict]:
+    episodes = recorded(12)
+    spoiled = write_frames(out / "spoiled", episodes, [sum(episodes.lengths[:6])])
+    spoil_actions(spoiled / "file-001.parquet")  # which rank 1 reads
+    script = out / "script.py"
+    script.write_text(textwrap.dedent(SCRIPT))
+    ours = [str(script), str(root), str(out), str(die), str(spoiled)]
+    options = ["--standalone", "--nproc-per-node", "2", "--max-restarts", str(restarts)]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, *ours]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # see the module
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(2)]
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_two_ranks_give_what_one_process_gives_also_when_one_dies(root, tmp_path, killed):
+    die = tmp_path / "die"
+    if killed:
+        die.touch()
+    found = run(root, tmp_path, die, restarts=int(killed))
+    assert not die.exists()
+    sample = sample_shards(root, k=40, horizon=HORIZON)
+    tokenizer = FASTTokenizer(horizon=HORIZON, vocab_size=128).fit(sample)
+    manifest = encode_shards(tokenizer, root, tmp_path / "alone")
+    for rank in found:
+        assert rank["sample"] == sample.digest()
+        assert rank["tokenizer"] == tokenizer_digest(tokenizer)
+        assert rank["manifest"] == manifest
+        assert "spoiled/file-001.parquet" in rank["error"]
+        assert rank["error"].startswith("FormatError")
+    assert "rank 1: " in found[0]["error"]  # rank 0 did not wait for it
+    assert bytes_of(tmp_path / "tokens") == bytes_of(tmp_path / "alone")
+
+
+def test_without_a_process_group(root):
+    with pytest.raises(ActionValueError, match=r"call torch\.distributed\.init_process_group"):
+        torchrun.sample(root)
+
+
+@pytest.fixture
+def alone():
+    """A group of one rank, in this process."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield dist
+    dist.destroy_process_group()
+
+
+def test_one_rank_is_one_process(root, tmp_path, alone):
+    assert torchrun.sample(root, k=40).digest() == sample_shards(root, k=40).digest()
+    with pytest.raises(KeyError, match="what"):
+        torchrun._agreeing(lambda: {}["what"], None)
