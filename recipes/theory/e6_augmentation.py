@@ -57,7 +57,7 @@ def learned_error(n: int, chance: float, members: Floats) -> float:
 def hard_error(bits: int, n: int) -> float:
     """Return E TV of the most likely of 2**bits laws: in each of as many states a coin leans one of two ways.
 
-    Every state is seen n / bits times, so lightly leaning that it is often misjudged: no class of its size is harder.
+    Every state is seen n / bits times, so lightly leaning that it is often misjudged: a hard class.
     """
     seen = n // bits
     lean = SHIFT / math.sqrt(seen)

@@ -38,7 +38,8 @@ def test_what_must_be_shown(results):
         ("e1_rates", "exponent of E TV in n, a deterministic token"): (-1.0, 0.02),
         ("e2_stability", "α = 1/2: exponent of Σ deviations in H"): (1.069, 0.002),
         ("e4_trap", "exponent of error in ε"): (0.987, 0.03),
-        ("e4_trap", "exponent of deployed in ε"): (0.0, 0.06),
+        # at finite ε it is not 0 yet: what a chain does before it is trapped fades with ε
+        ("e4_trap", "exponent of deployed in ε"): (-0.035, 0.03),
         ("e4_trap", "exponent of augmented in ε"): (0.974, 0.03),
         ("e6_augmentation", "|Π| = |M| = 4001: exponent of the error of policy and model in n"): (-0.4998, 0.02),
     }
