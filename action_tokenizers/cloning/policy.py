@@ -112,6 +112,7 @@ class TransformerPolicy(nn.Module):
 
     @temperature.setter
     def temperature(self, value: float) -> None:
+        """Set it."""
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
             raise ActionValueError(f"expected temperature a finite number >= 0, got {value!r}")
         self._temperature = float(value)

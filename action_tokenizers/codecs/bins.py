@@ -74,15 +74,17 @@ def quantile_cells(values: npt.NDArray[np.float32], k: int) -> Cells:
 
     The cells lie around the k mid-quantiles. A value that holds more of them (a gripper at rest) gets one cell, and
     the cells it does not need go to the other values, so that a rare opening keeps its own. Where k or fewer distinct
-    values exist, each is a level. Denormal numbers count as 0: motion that decays to it would spend cells on what
-    hardware that has none of them cannot tell apart.
+    values exist, each is a level.
+
+    Denormal numbers count as 0, and no edge is one, so that hardware that has none of them finds the same cells. Normal
+    ones of any size are told apart: motion that decays through 1e-20 has cells there, as many as its share of the data.
     """
     values = np.where(np.abs(values) < np.finfo(np.float32).tiny, np.float32(0), values)
     levels = np.unique(values).astype(np.float64)
     if len(levels) <= k:
         return level_cells(levels)
     codewords = _spread(values, k).astype(np.float64)
-    edges = (codewords[:-1] + codewords[1:]) / 2
+    edges = _normal((codewords[:-1] + codewords[1:]) / 2, codewords)
     cell = np.searchsorted(edges, values, side="right")
     count = np.bincount(cell, minlength=len(codewords))
     centres = np.bincount(cell, weights=values, minlength=len(codewords)) / count  # every codeword is in its cell
@@ -105,7 +107,18 @@ def level_cells(levels: npt.NDArray[np.float64]) -> Cells:
     lower, upper = levels[:-1], levels[1:]
     edges = ((lower + upper) / 2).astype(np.float32).astype(np.float64)
     # between neighbouring float32 there is no room: the upper one is the first of its own cell
-    return np.where(edges > lower, edges, upper), levels
+    return _normal(np.where(edges > lower, edges, upper), levels), levels
+
+
+def _normal(edges: npt.NDArray[np.float64], levels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return edges between `levels` of which none is denormal in float32, unless the level above it is.
+
+    Each stays above the level below it and at most at the one above, with what is denormal on the side of 0.
+    """
+    lower, upper, tiny = levels[:-1], levels[1:], np.finfo(np.float32).tiny
+    above, below = (edges > 0) & (edges < tiny), (edges < 0) & (edges > -tiny)
+    moved = np.where(above, tiny, np.where(below, np.where(lower < -tiny, -tiny, 0.0), edges))
+    return np.minimum(moved, upper)
 
 
 def bin_index(values: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:

@@ -257,8 +257,8 @@ def _notes(subject: Subject) -> list[str]:
         )
     if subject.tokenizer.relative is not None:
         notes.append(
-            "the tokenizer codes relative actions: errors and jumps are in half ranges of the absolute ones, the "
-            "smoothness alarm and changed ids in half spans of the relative ones"
+            "the tokenizer codes relative actions: errors and jumps are in half ranges of the absolute ones; the "
+            "smoothness alarm, changed ids and what counts as far in any condition in half spans of the relative ones"
         )
     if not episodes.independent:
         notes.append("the episodes are parts of one recording: intervals that take them as independent are too narrow")

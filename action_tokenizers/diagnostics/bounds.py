@@ -1,8 +1,8 @@
 """How much reward a policy learned from tokens can lose, against the horizon, as far as theory can say.
 
-The formulas of `theorems` with the numbers of an audit in them, and the regime in words. They are worst cases: in
-simulated examples 3 to 12 times what happens. They rank tokenizers on the same data and say from which horizon on a
-term dominates; they forecast nothing.
+The formulas of `theorems` with the numbers of an audit in them, and the regime in words. They are worst cases: from 2
+to about 10,000 times what happens in `recipes/theory`; they rank, they do not forecast. They also say from which
+horizon on a term dominates.
 """
 
 import math
@@ -14,14 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from action_tokenizers.diagnostics.error import far
+from action_tokenizers.diagnostics.expert import spread_of
 from action_tokenizers.diagnostics.measure import Estimator, Kind, Measure
-from action_tokenizers.diagnostics.smoothness import FINE
+from action_tokenizers.diagnostics.smoothness import FINE, jump_alarm
 from action_tokenizers.diagnostics.theorems import (
     Bound,
     bound_augmented,
     bound_deterministic,
     bound_stochastic,
     floor,
+    product,
     small_gain,
 )
 
@@ -38,10 +40,10 @@ LONGEST = 4  # curves run to this many times the horizon
 POINTS = 33
 
 _CAUTION = (
-    "A worst case with worst-case constants, 3 to 12 times what happens in simulated examples: it ranks tokenizers on "
-    "the same data and is never a forecast. An upper bound only if its inputs are true; here they are estimates, and "
-    "the reward is taken to change by at most 1 per half range and unit of state. Fully observed state, one action per "
-    "step: nothing is proven for chunks or for tokens predicted one after another."
+    "A worst case with worst-case constants, from 2 to about 10,000 times what happens in recipes/theory: bounds rank "
+    "tokenizers on the same data, they do not forecast. An upper bound only if its inputs are true; here they are "
+    "estimates, and the reward is taken to change by at most 1 per half range and unit of state. Fully observed state, "
+    "one action per step: nothing is proven for chunks or for tokens predicted one after another."
 )
 _UNIT = "reward, of at most one per step"
 
@@ -146,6 +148,8 @@ class Given:
         worst_error: of any action, in half ranges.
         largest_error: on held-out episodes, in half ranges.
         excess_jump: J_q, in half ranges.
+        own_mean_error: of relative actions the mean error in half spans of their own, else None.
+        own_jump: likewise J_q, or the largest jump that set the smoothness alarm off, if that is larger.
         is_jump_searched: whether it is only the largest that a search found.
         lipschitz: L, the expert's slope, in half ranges per unit of state.
         gain: g, in the same units of state per half range; inf for a system that does not forget.
@@ -154,13 +158,15 @@ class Given:
             the state, over a whole episode.
         stochastic_variation: likewise for any expert.
         is_deterministic: whether the expert's actions are nearly a function of the state: they spread less in one state
-            than the finer noise of the smoothness alarm.
+            than the finer noise of the smoothness alarm, both in the unit of the alarm.
     """
 
     mean_error: float | None = None
     worst_error: float | None = None
     largest_error: float | None = None
     excess_jump: float | None = None
+    own_mean_error: float | None = None
+    own_jump: float | None = None
     is_jump_searched: bool = False
     lipschitz: float | None = None
     gain: float | None = None
@@ -176,7 +182,8 @@ class Given:
         proven = (Kind.EXACT, Kind.UPPER)
         worst, jump, policy = taken.get("error_sup"), taken.get("excess_jump"), taken.get("policy_tv")
         largest = taken["error_max"].parts.get("maxima") if "error_max" in taken else None
-        spread = values.get("expert_spread")
+        spread = spread_of(taken)
+        own_mean, own_jump = _own(taken)
         proven_worst = worst.value if worst is not None and worst.kind in proven else None
         return cls(
             mean_error=values.get("error_mean"),
@@ -184,6 +191,8 @@ class Given:
             worst_error=None if proven_worst is None else max([proven_worst, *(largest or ())]),
             largest_error=max(largest) if largest else None,
             excess_jump=values.get("excess_jump"),
+            own_mean_error=own_mean,
+            own_jump=own_jump,
             is_jump_searched=jump is not None and jump.kind not in proven,
             lipschitz=values.get("expert_lipschitz"),
             gain=values.get("dynamics_gain"),
@@ -204,19 +213,42 @@ class Given:
 
     @property
     def near(self) -> float:
-        """How far a jump may go before it counts as far: the threshold of the smoothness alarm."""
-        return far(self.mean_error or 0.0)
+        """How far a jump may go before it counts as far: the threshold of the smoothness alarm, in its unit."""
+        return far((self.mean_error if self.own_mean_error is None else self.own_mean_error) or 0.0)
+
+    @property
+    def jump(self) -> float | None:
+        """The largest excess jump, in the unit of the smoothness alarm."""
+        return self.excess_jump if self.own_mean_error is None else self.own_jump
+
+    @property
+    def told_unit(self) -> str:
+        """That unit, where it is not the one of errors."""
+        return "" if self.own_mean_error is None else " half spans of the relative actions"
 
     @property
     def is_smooth(self) -> bool | None:
-        """Whether decoded actions jump no farther than what counts as far."""
-        if self.excess_jump is None or self.mean_error is None:
+        """Whether decoded actions jump no farther than what counts as far, both in the unit of the smoothness alarm."""
+        if self.jump is None or self.mean_error is None:
             return None
-        return self.excess_jump <= self.near
+        return self.jump <= self.near
 
     def missing(self, *names: str) -> list[str]:
         """Return which of these are not known."""
         return [name for name in names if getattr(self, name) is None]
+
+
+def _own(taken: Mapping[str, Measure]) -> tuple[float | None, float | None]:
+    """Return mean error and largest jump in half spans of relative actions; None where actions are absolute."""
+    five, two = taken.get("episode_jump"), taken.get("episode_jump_fine")
+    own = None if five is None else five.parts.get("of_relative")
+    if five is None or own is None:
+        return None, None
+    jump = own["excess_jump"]
+    # a search may miss what the alarm met; were the regime then called smooth, it would contradict the alarm
+    if jump is not None and two is not None and jump_alarm(five, two):
+        jump = max(jump, *five.parts["per_episode"])
+    return own["mean_error"], jump
 
 
 def regime(given: Given) -> str:
@@ -236,12 +268,12 @@ def regime(given: Given) -> str:
         searched = ", as far as a search found," if given.is_jump_searched else ""
         return (
             f"linear: the expert's slope times the gain is {product:.3g}, below 1, and decoded actions{searched} jump "
-            f"no farther than {given.near:.3g}, so that every step costs about the same."
+            f"no farther than {given.near:.3g}{given.told_unit}, so that every step costs about the same."
         )
     if given.is_deterministic and is_smooth is False:
         return (
-            f"no guarantee: decoded actions can jump by {given.excess_jump:.3g}, far more than the error, and the "
-            "expert is nearly a function of the state: a small deviation can turn into another motion."
+            f"no guarantee: decoded actions can jump by {given.jump:.3g}{given.told_unit}, far more than the error, "
+            "and the expert is nearly a function of the state: a small deviation can turn into another motion."
         )
     if gain is not None and (given.policy_slope is not None or given.is_deterministic is False):
         return (
@@ -302,9 +334,7 @@ def _small_gain(given: Given, words: str, n: dict[str, int]) -> Measure:
     parts: dict[str, Any] = {"regime": words, **found._asdict()}
     if given.largest_error is not None and given.excess_jump is not None:
         # of a tokenizer that errs by e and jumps by J_q at most: |dx| <= g (e + J_q) / (1 - L g)
-        error = given.largest_error + given.excess_jump
-        # no error moves nothing, whatever the system
-        parts["state_deviation"] = found.deviation * error if error else 0.0
+        parts["state_deviation"] = product(found.deviation, given.largest_error + given.excess_jump)
     return SMALL_GAIN.measure(found.product, n=n, parts=parts)
 
 

@@ -1,6 +1,7 @@
 """Measure several tokenizers on the same held-out episodes, side by side."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,9 +30,11 @@ from action_tokenizers.diagnostics.scene import Scene
 from action_tokenizers.diagnostics.subject import Subject
 from action_tokenizers.errors import ActionValueError
 
-__all__ = ["COLUMNS", "Column", "Comparison", "compare"]
+__all__ = ["COLUMNS", "SCHEMA_VERSION", "Column", "Comparison", "compare"]
 
+SCHEMA_VERSION = 1  # of the JSON of a comparison
 REPEATS = 3
+NOT_HELD_OUT = "is NOT HELD OUT"
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Comparison:
     """Results per tokenizer, and what they were measured on.
 
     Attributes:
-        rows: tokenizer name -> column name -> value; None where the data cannot show it. `mse_per_dim`,
+        rows: tokenizer name -> column name -> value; None or NaN where the data cannot show it. `mse_per_dim`,
             `drift_per_dim` and `hold_bias_per_dim` are lists.
         data: source, horizon, episodes, chunks, unit and split.
         notes: what a reader must know, such as skipped episodes.
@@ -92,8 +95,21 @@ class Comparison:
 
     def cells(self, column: Column) -> list[str]:
         """Return one printed value per tokenizer."""
-        values = (row.get(column.name) for row in self.rows.values())
-        return ["-" if value is None else format(value, column.form) for value in values]
+        return [_printed(row.get(column.name), column.form) for row in self.rows.values()]
+
+    def cells_of_dim(self, j: int) -> list[str]:
+        """Return one printed mean squared error of dim `j` per tokenizer."""
+        return [_printed(row["mse_per_dim"][j], ".2e") for row in self.rows.values()]
+
+    def faults(self, name: str) -> list[str]:
+        """Return why no good number speaks for this tokenizer, in words; nothing where none is known."""
+        faults = []
+        if any(note.startswith(f"{name} {NOT_HELD_OUT}") for note in self.notes):
+            faults.append("was fitted on some of these episodes")
+        report = self.audits.get(name)
+        if report is not None and (report.silent_failure or report.failing):
+            faults.append("has an audit that fails")
+        return faults
 
     def to_markdown(self) -> str:
         """Return the table, what its rows mean, and the notes."""
@@ -110,8 +126,7 @@ class Comparison:
     def _per_dim(self) -> list[str]:
         lines = [f"| error (MSE) of dim | {' | '.join(self.rows)} |", f"|---|{'---:|' * len(self.rows)}"]
         for j, name in enumerate(self.dims):
-            values = (format(row["mse_per_dim"][j], ".2e") for row in self.rows.values())
-            lines.append(f"| {name} | {' | '.join(values)} |")
+            lines.append(f"| {name} | {' | '.join(self.cells_of_dim(j))} |")
         return lines
 
     @property
@@ -132,7 +147,7 @@ class Comparison:
         if name in self.audits:
             return self.audits[name].to_json()
         row = self.rows[name]
-        return {
+        told = {
             "data": self.data,
             "caption": self.caption(),
             "measures": [
@@ -141,12 +156,22 @@ class Comparison:
                 if c.name not in SPEEDS
             ],
         }
+        plainly: dict[str, Any] = plain(told)
+        return plainly
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as plain JSON types."""
-        told = {"data": self.data, "tokenizers": self.rows, "notes": list(self.notes)}
-        audits = {name: report.to_json() for name, report in self.audits.items()}
-        plainly: dict[str, Any] = plain(told | {"audits": audits} if audits else told)
+        """Return everything as plain JSON types; `audits` is empty where none were asked for."""
+        from action_tokenizers import __version__
+
+        told = {
+            "schema_version": SCHEMA_VERSION,
+            "library": f"action-tokenizers {__version__}",
+            "data": self.data,
+            "tokenizers": self.rows,
+            "notes": list(self.notes),
+            "audits": {name: report.to_json() for name, report in self.audits.items()},
+        }
+        plainly: dict[str, Any] = plain(told)
         return plainly
 
     def to_json_text(self) -> str:
@@ -162,6 +187,10 @@ class Comparison:
         from action_tokenizers.diagnostics.pages import comparison_html
 
         return comparison_html(self)
+
+
+def _printed(value: float | None, form: str) -> str:
+    return "-" if value is None or math.isnan(value) else format(value, form)
 
 
 def compare(
@@ -257,7 +286,7 @@ def _overlaps(tokenizers: Mapping[str, ActionTokenizer], held_out: Episodes, hor
         found = recognised(known, held_out, told.get("steps") or horizon, tokenizer.relative) if known else {}
         if found:
             notes.append(
-                f"{name} is NOT HELD OUT: it was fitted on some of these episodes, such as {min(found.values())}"
+                f"{name} {NOT_HELD_OUT}: it was fitted on some of these episodes, such as {min(found.values())}"
             )
         elif not known and held_out.source in told.get("sources", ()):
             notes.append(f"{name} was fitted before, on data of the same name; which episodes it does not tell")

@@ -4,13 +4,20 @@ The theory (Cao & Xie 2026) bounds the regret of log-loss cloning on tokens wher
 the right sense and the tokenized policy is smooth. Here each of its conditions is held against the numbers. One scale
 serves all that is about the tokenizer alone: `far`, five times the larger of 5 % of the action range and twice the mean
 error, is what counts as a far jump or a large error, so that a coarse tokenizer is not accused of its own cell size.
+
+Of relative actions, which may span a small part of what absolute ones do, that scale is of the span of the relative
+ones, dim by dim (`Subject.in_own_units`; `of_relative` in the parts of a measure): in the range of absolute actions no
+error or jump of theirs might ever reach it, and every condition would hold of any tokenizer. Two conditions are about
+what is executed, and stay in half ranges of absolute actions: the mean error, and the values that are held.
 """
 
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from action_tokenizers.diagnostics.error import far
+from action_tokenizers.diagnostics.expert import spread_of
 from action_tokenizers.diagnostics.measure import Kind, Measure
 from action_tokenizers.diagnostics.report import Condition, Status
 from action_tokenizers.diagnostics.smoothness import COARSE, FINE, LEAST_EPISODES, RARE, jump_alarm
@@ -38,14 +45,8 @@ def silent_failure(measures: Measures) -> bool | None:
 
 
 def _near_deterministic(measures: Measures) -> bool | None:
-    spread = _expert_spread(measures)
+    spread = spread_of(measures)
     return None if spread is None else spread < FINE
-
-
-def _expert_spread(measures: Measures) -> float | None:
-    """Return how far the expert's actions scatter, in the unit of the smoothness alarm."""
-    found = measures.get("expert_spread")
-    return None if found is None else found.parts.get("of_relative", found.value)
 
 
 def decide(
@@ -73,14 +74,19 @@ def decide(
 
 # the stage of an audit that a condition cannot be decided without
 STAGES = {
+    "no_silent_failure": "states",  # where the alarm is on
     "smooth_pairs": "states",
     "small_gain": "dynamics",
+    "smooth_policy": "policy",
     "stable_dynamics": "replay",
     "replay_outcome": "replay",
 }
 
 
 def _for_time(condition: Condition) -> Condition:
+    if condition.name == "no_silent_failure":
+        # the alarm was measured, and where it is off or hidden states decide nothing
+        return replace(condition, needs="more time") if condition.needs == STATES else condition
     return replace(condition, evidence="not measured: the time budget was spent", needs="more time")
 
 
@@ -99,9 +105,9 @@ def _decided(
         _values_reproduced(measures, names),
         _smooth_tokenizer(measures, action_dim),
         _no_silent_failure(measures, action_dim),
-        _smooth_pairs(measures),
+        _smooth_pairs(measures, action_dim),
         _small_gain(measures),
-        _smooth_policy(measures),
+        _smooth_policy(measures, action_dim),
         _stable(measures),
         _outcome(measures),
     )
@@ -146,30 +152,51 @@ def _mean_error(measures: Measures, action_dim: int) -> Condition:
     )
 
 
+STATES = "states"
+
+
+def _own(measure: Measure) -> Mapping[str, Any] | None:
+    """Return what a measure tells in half spans of relative actions; None of absolute ones."""
+    found: Mapping[str, Any] | None = measure.parts.get("of_relative")
+    return found
+
+
+def _in_units(measure: Measure) -> str:
+    """Return the unit to tell beside a number, where it is not the one of errors."""
+    return "" if _own(measure) is None else " half spans of the relative actions"
+
+
 def _is_blind(mean_error: float, action_dim: int) -> bool:
     """Say whether the mean error is so large that nothing inside the range could count as far from anything."""
-    return bool(far(mean_error) >= 2 * math.sqrt(action_dim))
+    return _is_out_of_reach(far(mean_error), action_dim)
+
+
+def _is_out_of_reach(limit: float, action_dim: int) -> bool:
+    """Say whether no two actions inside the range are as far apart as `limit`."""
+    return bool(limit >= 2 * math.sqrt(action_dim))
 
 
 def _alarm_is_blind(measures: Measures, action_dim: int) -> bool:
     """Say whether the alarm could not go off: its error keeps it from counting jumps, of any size or beyond itself."""
-    mean = measures["error_mean"].value or 0.0
-    own = measures["episode_jump"].parts.get("of_relative", {}).get("mean_error", mean)
-    if _is_blind(own, action_dim):
+    mean, jump = measures["error_mean"].value or 0.0, measures["excess_jump"].value
+    own = _own(measures["episode_jump"])
+    if own is not None:  # in the unit of the alarm
+        mean, jump = own["mean_error"], own["excess_jump"]
+    if _is_blind(mean, action_dim):
         return True
-    jump = measures["excess_jump"].value
-    raised = far(own) > 5 * SCALE
-    # jump and mean error in one unit, whichever: of relative actions the alarm has another
-    return raised and jump is not None and 3 * mean < jump < far(own) / own * mean
+    return far(mean) > 5 * SCALE and jump is not None and 3 * mean < jump < far(mean)
 
 
-BLIND = "a tokenizer of smaller error: nothing it does is farther than ten mean errors"
+BLIND = "a tokenizer of smaller error: of this one nothing could count as far"
 
 
 def _rare_errors(measures: Measures, action_dim: int) -> Condition:
     found, mean = measures["error_max"], measures["error_mean"].value or 0.0
-    limit = far(mean)
+    own = _own(found)
     share = found.parts["beyond_threshold"]
+    if own is not None:
+        mean, share = own["mean_error"], own["beyond_threshold"]
+    limit = far(mean)
     low, high = share["interval"]
     blind = _is_blind(mean, action_dim) and not low > RARE
     few = share["n"] < LEAST_EPISODES
@@ -179,7 +206,7 @@ def _rare_errors(measures: Measures, action_dim: int) -> Condition:
         "As far as these episodes show, at most 1 % hold a large error: the regret pays for the worst step of an "
         "episode, not for the mean.",
         status,
-        f"{share['hits']} of {share['n']} episodes hold an error above {limit:.3g}; "
+        f"{share['hits']} of {share['n']} episodes hold an error above {limit:.3g}{_in_units(found)}; "
         f"95 % interval {low:.1%} to {high:.1%}",
         "Thm 1, P(exists h: |q(u_h) - u_h| > d - eps')",
         ("error_max",),
@@ -189,7 +216,6 @@ def _rare_errors(measures: Measures, action_dim: int) -> Condition:
 
 def _bounded_error(measures: Measures, action_dim: int) -> Condition:
     found, mean = measures["error_sup"], measures["error_mean"].value or 0.0
-    limit = far(mean)
     if found.value is None:
         return Condition(
             "bounded_error",
@@ -201,9 +227,13 @@ def _bounded_error(measures: Measures, action_dim: int) -> Condition:
             "a family that tells its cells",
         )
     how, value = {Kind.EXACT: "exactly", Kind.UPPER: "at most"}.get(found.kind, SEARCHED), found.value
+    domains, own = found.parts.get("domains"), _own(found)
+    if own is not None:
+        mean, value, domains = own["mean_error"], own["value"], own["domains"]
+    limit = far(mean)
     if found.kind is Kind.UPPER and value > limit:
         # what may be as large as a bound need not be: the search beside it decides
-        how, value = SEARCHED, max(domain["value"] for domain in found.parts["domains"].values())
+        how, value = SEARCHED, max(domain["value"] for domain in (domains or {}).values())
     holds = value <= limit
     blind = holds and _is_blind(mean, action_dim)
     return Condition(
@@ -211,6 +241,7 @@ def _bounded_error(measures: Measures, action_dim: int) -> Condition:
         EQ3,
         Status.NOT_SHOWN if blind else Status.HOLDS if holds else Status.FAILS,
         f"the largest error inside the range is {how} {value:.3g}, {_ratio(value, mean)} the mean, against {limit:.3g}"
+        + _in_units(found)
         + ("" if holds else "; a large error far from the data is no fault of its own: see smoothness"),
         "Eq 3",
         ("error_sup", "error_mean"),
@@ -270,13 +301,14 @@ def _smooth_tokenizer(measures: Measures, action_dim: int) -> Condition:
 
 def _out_of_reach(share: Measure, jump: Measure) -> str:
     """Say so where no jump is so far that the alarm could count it, as for the cells of a coarse tokenizer."""
-    limit = share.parts["threshold"]
-    if jump.value is None or jump.value >= limit or "of_relative" in share.parts:  # then they are in other units
+    limit, own = share.parts["threshold"], _own(share)
+    value = jump.value if own is None else own["excess_jump"]
+    if value is None or value >= limit:
         return ""
     seen = "was found" if jump.kind is Kind.LOWER else "exists"
     apart = ", steps of switches apart" if jump.parts["discrete"]["dims"] else ""
-    largest = f"the largest is {jump.value:.3g}{apart}"
-    return f"; no jump beyond {limit:.3g}, which would be far, {seen} ({largest})"
+    largest = f"the largest is {value:.3g}{apart}"
+    return f"; no jump beyond {limit:.3g}{_in_units(share)}, which would be far, {seen} ({largest})"
 
 
 def _no_silent_failure(measures: Measures, action_dim: int) -> Condition:
@@ -288,7 +320,7 @@ def _no_silent_failure(measures: Measures, action_dim: int) -> Condition:
         status, needs = Status.NOT_SHOWN, f"{LEAST_EPISODES} held-out episodes"
     elif alarm:
         # a large spread is an upper end: an expert that acts on what the states leave out looks random too
-        status, needs = Status.NOT_SHOWN, "states" if flag is None else "states that hold all the expert acts on"
+        status, needs = Status.NOT_SHOWN, STATES if flag is None else "states that hold all the expert acts on"
     elif _alarm_is_blind(measures, action_dim):
         status, needs = Status.NOT_SHOWN, BLIND
     else:
@@ -306,7 +338,7 @@ def _no_silent_failure(measures: Measures, action_dim: int) -> Condition:
 
 
 def _told_spread(measures: Measures) -> str:
-    found, spread = measures.get("expert_spread"), _expert_spread(measures)
+    found, spread = measures.get("expert_spread"), spread_of(measures)
     if found is None or spread is None:
         return "not measured"
     if "of_relative" in found.parts:
@@ -314,7 +346,7 @@ def _told_spread(measures: Measures) -> str:
     return f"at most {_told(found)}"
 
 
-def _smooth_pairs(measures: Measures) -> Condition:
+def _smooth_pairs(measures: Measures, action_dim: int) -> Condition:
     found = measures.get("excess_violation")
     statement = (
         "As far as these pairs show, of neighbouring states at most 5 % more have far decoded actions than have far "
@@ -323,7 +355,9 @@ def _smooth_pairs(measures: Measures) -> Condition:
     if found is None or found.value is None or found.interval is None:
         return _missing("smooth_pairs", statement, "states of two or more episodes", "Def 4 (RTVC)", found)
     low, high = found.interval
-    status = Status.FAILS if low > SMOOTH else Status.HOLDS if high <= SMOOTH else Status.NOT_SHOWN
+    blind = _is_out_of_reach(found.parts["scale"], action_dim)
+    holds = high <= SMOOTH and not blind
+    status = Status.FAILS if low > SMOOTH else Status.HOLDS if holds else Status.NOT_SHOWN
     recorded = found.parts["nearest"]["recorded"][found.parts["scales"].index(found.parts["scale"])]
     return Condition(
         "smooth_pairs",
@@ -333,7 +367,7 @@ def _smooth_pairs(measures: Measures) -> Condition:
         f"{recorded:.1%} of the recorded pairs are far apart themselves",
         "Def 4 (RTVC)",
         ("excess_violation", "pair_violation"),
-        "more episodes" if status is Status.NOT_SHOWN else "",
+        "" if status is not Status.NOT_SHOWN else BLIND if blind else "more episodes",
     )
 
 
@@ -357,7 +391,7 @@ def _small_gain(measures: Measures) -> Condition:
     )
 
 
-def _smooth_policy(measures: Measures) -> Condition:
+def _smooth_policy(measures: Measures, action_dim: int) -> Condition:
     found = measures.get("policy_jump")
     statement = "The token policy itself is smooth: neighbours get far actions hardly more often than recorded."
     near = None if found is None else found.parts.get("neighbours")
@@ -369,7 +403,10 @@ def _smooth_policy(measures: Measures) -> Condition:
     low, high = interval or (-1.0, 1.0)
     # only where the cost is computed and not bounded can it be shown to be too large
     fails = found.kind is Kind.CONSISTENT and low > SMOOTH
-    status = Status.HOLDS if high <= SMOOTH else Status.FAILS if fails else Status.NOT_SHOWN
+    blind = _is_out_of_reach(found.parts["threshold"][at], action_dim)
+    holds = high <= SMOOTH and not blind
+    status = Status.HOLDS if holds else Status.FAILS if fails else Status.NOT_SHOWN
+    more = BLIND if blind else "more episodes, or a policy whose draws follow its seed"
     bound = "" if found.kind is Kind.CONSISTENT else "at most "
     return Condition(
         "smooth_policy",
@@ -379,7 +416,7 @@ def _smooth_policy(measures: Measures) -> Condition:
         f"difference in [{low:.3g}, {high:.3g}], against {SMOOTH}",
         "Def 4 (RTVC), Thm 1",
         ("policy_jump", "policy_tv"),
-        "more episodes, or a policy whose draws follow its seed" if status is Status.NOT_SHOWN else "",
+        more if status is Status.NOT_SHOWN else "",
     )
 
 

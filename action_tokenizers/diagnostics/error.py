@@ -245,13 +245,24 @@ def error_max(subject: Subject, thresholds: Sequence[float] = THRESHOLDS) -> Mea
 
     Returns:
         `parts` holds the `maxima` of the episodes, in their order, `curve`: per threshold the share of episodes that
-        exceed it (see `share_of_episodes`), and `beyond_threshold`: the same at what counts as `far`.
+        exceed it (see `share_of_episodes`), and `beyond_threshold`: the same at what counts as `far`. `of_relative`, of
+        relative actions: that last one in half spans of their own, with the `unit` and the `mean_error` in it.
     """
-    norms = np.linalg.norm(subject.error, axis=-1)
-    maxima, limit = subject.largest(norms), far(subject.mean_error)
-    curve = [{"t": float(t), **share_of_episodes(maxima > t)} for t in (*thresholds, limit)]
-    parts = {"maxima": maxima.tolist(), "curve": curve[:-1], "beyond_threshold": curve[-1]}
+    maxima = _maxima(subject)
+    curve = [{"t": float(t), **share_of_episodes(maxima > t)} for t in thresholds]
+    parts: dict[str, Any] = {"maxima": maxima.tolist(), "curve": curve, "beyond_threshold": _beyond(subject)}
+    own = subject.in_own_units()
+    parts |= own.told_in_own_units(beyond_threshold=_beyond(own))
     return mean_over_episodes(_ROW["error_max"], maxima, counts(subject), parts=parts)
+
+
+def _maxima(subject: Subject) -> _Floats:
+    return subject.largest(np.linalg.norm(subject.error, axis=-1))
+
+
+def _beyond(subject: Subject) -> dict[str, Any]:
+    limit = far(subject.mean_error)
+    return {"t": limit, **share_of_episodes(_maxima(subject) > limit)}
 
 
 def error_sup(subject: Subject, *, budget: int = 768, seed: int = 0) -> Measure:
@@ -270,8 +281,18 @@ def error_sup(subject: Subject, *, budget: int = 768, seed: int = 0) -> Measure:
         `parts` holds `ratio`, to the mean error (2 for uniform bins on uniform data), and `clipped`, how far the data
         reach beyond the range. `discrete`: the `dims` that are switches, and, where EXACT, how far they err at most
         `between` their values. EXACT: `per_dim`. UPPER: `chunk`, the bound on the Euclidean norm over a whole chunk.
-        UPPER and LOWER: `domains`, the value and ratio found in each of `domains.domains`.
+        UPPER and LOWER: `domains`, the value and ratio found in each of `domains.domains`. `of_relative`, of relative
+        actions: the `value` and the `domains` in half spans of their own, with the `unit` and the `mean_error` in it.
     """
+    found = _supremum(subject, budget, seed)
+    if subject.is_relative:
+        own = subject.in_own_units()
+        again = _supremum(own, budget, seed)
+        found.parts.update(own.told_in_own_units(value=again.value, domains=again.parts.get("domains")))
+    return found
+
+
+def _supremum(subject: Subject, budget: int, seed: int) -> Measure:
     frame, tokenizer, discrete = Frame.of(subject), subject.tokenizer, discrete_dims(subject)
     mean = subject.mean_error
     own = subject.error - frame.clip_error(subject)

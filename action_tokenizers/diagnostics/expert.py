@@ -3,7 +3,7 @@
 Both come from simple models that predict an action from the states and actions of other episodes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from action_tokenizers.diagnostics.measure import LEVEL, Estimator, Kind, Measure, bootstrap_t
 from action_tokenizers.diagnostics.places import FEW_NEIGHBOURS, SAME, Pairs, Places, blocks
 
-__all__ = ["ESTIMATORS", "Models", "expert_lipschitz", "expert_spread"]
+__all__ = ["ESTIMATORS", "Models", "expert_lipschitz", "expert_spread", "spread_of"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -170,7 +170,7 @@ def expert_spread(models: Models) -> Measure:
     Returns:
         The root mean square over the dims that move; `parts`: `models`, `per_dim` (None: never moves), `model` that
         won, median `distance` to the nearest neighbour; `of_relative`: the same in half spans of relative actions, the
-        unit of the smoothness alarm, where the tokenizer codes such.
+        unit of the smoothness alarm, where the tokenizer codes such, of the model that wins there.
     """
     places = models.places
     if places.fault:
@@ -194,17 +194,27 @@ def expert_spread(models: Models) -> Measure:
             "model": best,
             "per_dim": [float(v) if m else None for v, m in zip(per_dim, moving, strict=True)],
             "distance": float(np.median(places.nearest[1][:, 0])),
-            **_of_relative(places, per_dim[moving], moving),
+            **_of_relative(places, squares, moving),
         },
     )
 
 
-def _of_relative(places: Places, per_dim: Floats, moving: Bools) -> dict[str, float]:
-    """Return the root mean square of `per_dim` in the units of what the tokenizer codes, where these are others."""
-    if places.subject.tokenizer.relative is None:
+def _of_relative(places: Places, squares: dict[str, Floats], moving: Bools) -> dict[str, float]:
+    """Return the least root of the mean of `squares`, each `(e, d)`, in the units of what is coded if these are others.
+
+    Another model may win there: dims that span little of the range count for more.
+    """
+    if not places.subject.is_relative:
         return {}
     wider = (places.subject.unit / places.subject.in_own_units().unit)[moving]
-    return {"of_relative": float(np.sqrt(np.square(per_dim * wider).mean()))}
+    return {"of_relative": min(float(np.sqrt((s[:, moving] * wider**2).mean())) for s in squares.values())}
+
+
+def spread_of(measures: Mapping[str, Measure]) -> float | None:
+    """Return how far the expert's actions scatter, in the unit of the smoothness alarm; None where not measured."""
+    found = measures.get("expert_spread")
+    spread: float | None = None if found is None else found.parts.get("of_relative", found.value)
+    return spread
 
 
 def expert_lipschitz(models: Models) -> Measure:

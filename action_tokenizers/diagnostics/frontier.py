@@ -118,7 +118,7 @@ def frontier(
 ) -> Frontier:
     """Fit tokenizers on one part of the episodes, measure them on the other, and recommend one.
 
-    Recommended is, of those within the budget whose smoothness alarm is off and that reproduce held values, the one
+    Recommended is, of those within the budget whose smoothness alarm is not on and that reproduce held values, the one
     of least drift; of those within 5 % of it, the one of fewest tokens. Drift is what ranked execution best where it
     was measured; how learnable the ids are it does not say: audit the recommended one and its neighbours.
 

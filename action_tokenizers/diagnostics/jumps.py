@@ -174,12 +174,14 @@ def modulus(subject: Subject, *, seed: int = 0) -> Measure:
 
 def _span_note(subject: Subject) -> str:
     """Say of relative actions how much they span of the range in whose units they are measured."""
-    if subject.tokenizer.relative is None:
+    share = (subject.in_own_units().unit / subject.unit)[subject.relative_dims]
+    if not len(share):
         return ""
-    share = float((subject.in_own_units().unit / subject.unit)[subject.moving].max(initial=0))
+    low, high = f"{share.min():.0%}", f"{share.max():.0%}"
+    spanned = low if low == high else f"{low} to {high}, dim by dim"
     return (
-        "In half ranges of absolute actions, as errors are; of that range, the relative actions that it codes span at "
-        f"most {share:.0%}."
+        "In half ranges of absolute actions, as errors are; of that range, the relative actions that it codes span "
+        f"{spanned}."
     )
 
 

@@ -1,7 +1,8 @@
 """An audit, a comparison and a sweep as one HTML page each, which needs no network."""
 
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,18 +120,13 @@ def comparison_html(found: "Comparison") -> str:
     from action_tokenizers.diagnostics.plots import comparison_plots
 
     names = list(found.rows)
-    least = min(names, key=lambda name: float(found.rows[name]["drift"]))
-    drift, tokens = found.rows[least]["drift"], found.rows[least]["tokens"]
     numbers = [(_explained(c.heading, c.meaning), [escape(cell) for cell in found.cells(c)]) for c in COLUMNS]
-    errors = [
-        (_named(dim), [format(row["mse_per_dim"][j], ".2e") for row in found.rows.values()])
-        for j, dim in enumerate(found.dims)
-    ]
+    errors = [(_named(dim), [escape(cell) for cell in found.cells_of_dim(j)]) for j, dim in enumerate(found.dims)]
     body = f"""
 <header class="plain">
 <p class="eyebrow">Comparison of {len(names)} tokenizer{"s" * (len(names) > 1)}</p>
-<h1>Least drift: {_breakable(least)}, {drift:.3g} half ranges for {tokens:.3g} ids a chunk</h1>
-<p>{escape(found.caption())}</p>{_notes(found.notes)}
+<h1>{_least_drift(found)}</h1>
+<p>{escape(found.caption())}</p>{_notes([*_passed_over(found), *found.notes])}
 </header>
 <main>
 {_verdicts(found)}
@@ -139,6 +135,32 @@ def comparison_html(found: "Comparison") -> str:
 <section><h2>Error by dim</h2><p>Mean squared, in half ranges of each dim.</p>
 {_table(["dim", *names], errors, "numbers")}</section></main>"""
     return _page("Comparison", body)
+
+
+def _drifts(found: "Comparison") -> dict[str, float]:
+    """Return the drift of each tokenizer that shows one, the least first."""
+    known = {name: row["drift"] for name, row in found.rows.items()}
+    known = {name: float(drift) for name, drift in known.items() if drift is not None and math.isfinite(drift)}
+    return dict(sorted(known.items(), key=lambda each: each[1]))
+
+
+def _least_drift(found: "Comparison") -> str:
+    """Return the headline, as HTML: of those that nothing speaks against."""
+    for name, drift in _drifts(found).items():
+        if not found.faults(name):
+            tokens = found.rows[name]["tokens"]
+            cost = "" if tokens is None or math.isnan(tokens) else f" for {tokens:.3g} ids a chunk"
+            return f"Least drift: {_breakable(name)}, {drift:.3g} half ranges{cost}"
+    return "No tokenizer here can be named the best by drift"
+
+
+def _passed_over(found: "Comparison") -> Iterator[str]:
+    """Yield who drifts less than the one in the headline, and why it is not there."""
+    for name, drift in _drifts(found).items():
+        faults = found.faults(name)
+        if not faults:
+            return
+        yield f"{name} drifts by {drift:.3g} and is not in the headline: it {' and '.join(faults)}"
 
 
 def _verdicts(found: "Comparison") -> str:

@@ -7,7 +7,7 @@ chunk, whose norm is the largest over its steps.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -101,6 +101,10 @@ class Places:
     def steps(self) -> "Places":
         """Single steps, whatever the tokenizer."""
         return self if self.offsets is not None else Places.of(self.subject, self.recorded, self.seed, single=True)
+
+    def in_own_units(self) -> "Places":
+        """Return the same with actions in half spans of what is coded, see `Subject.in_own_units`."""
+        return replace(self, subject=self.subject.in_own_units()) if self.subject.is_relative else self
 
     @property
     def whole(self) -> "Places":

@@ -152,28 +152,41 @@ def comparison_plots(found: Comparison) -> list[Plot]:
             "chunks per second",
         ),
     ]
-    curves = {name: _parts(report, "episode_jump").get("curve") for name, report in found.audits.items()}
-    if any(curves.values()):
-        drawn.append(
-            _series(
-                "Excess jump against perturbation size",
-                "How much farther decoded actions move than the noise that moved them, in the worst episode; relative "
-                "actions in half spans of their own. A possible worst case, no forecast.",
-                {name: (curve["eta"], curve["largest"]) for name, curve in curves.items() if curve},
-                ("size of the noise, half ranges per coordinate", f"excess jump, {half}"),
-                logarithmic="x",
-            )
-        )
+    jumps = {name: _parts(report, "episode_jump") for name, report in found.audits.items()}
+    if any(parts.get("curve") for parts in jumps.values()):
+        drawn.append(_far_jumps(jumps))
     return drawn
 
 
+def _far_jumps(jumps: Mapping[str, Mapping[str, Any]]) -> Plot:
+    """Return the worst jumps of each tokenizer over what counts as far for it: units and mean errors may differ."""
+    lines = {
+        name: (parts["curve"]["eta"], [jump / parts["threshold"] for jump in parts["curve"]["largest"]])
+        for name, parts in jumps.items()
+        if parts.get("curve")
+    }
+    return _series(
+        "Excess jump against perturbation size",
+        "How much farther decoded actions move than the noise that moved them, in the worst episode, over what counts "
+        "as far for each tokenizer at noise of 5 %. Relative actions count in half spans of their own. A possible "
+        "worst case, no forecast.",
+        lines,
+        ("size of the noise, half ranges (relative: half spans) per coordinate", "excess jump over far"),
+        logarithmic="x",
+        after=lambda axes: axes.axhline(1, color=INK, linewidth=1, linestyle="--"),
+    )
+
+
 def _left(row: Mapping[str, Any]) -> float | None:
-    return None if row["entropy"] is None else row["entropy"] * row["tokens"]
+    known = row["entropy"] is not None and row["tokens"] is not None
+    return row["entropy"] * row["tokens"] if known else None
 
 
 def _by_dims(found: Comparison, title: str, column: str, shown: Callable[[float], float], label: str) -> Plot:
     dims = range(len(found.dims))
-    values = {name: [shown(each) for each in row[column]] for name, row in found.rows.items()}
+    values = {
+        name: [math.nan if each is None else shown(each) for each in row[column]] for name, row in found.rows.items()
+    }
     lines = {name: (list(dims), [v if v > NOTHING else 0.0 for v in each]) for name, each in values.items()}
 
     def ticks(axes: Any) -> None:
@@ -187,7 +200,7 @@ def _by_dims(found: Comparison, title: str, column: str, shown: Callable[[float]
 def _series(
     title: str,
     caption: str,
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    lines: Mapping[str, tuple[Sequence[float | None], Sequence[float | None]]],
     labels: tuple[str, str],
     *,
     logarithmic: str,
@@ -195,8 +208,8 @@ def _series(
 ) -> Plot:
     """Return one line of dots per name, with the names above; what has no logarithm is left out."""
 
-    def known(value: float, axis: str) -> float:
-        return value if value > 0 or axis not in logarithmic else math.nan
+    def known(value: float | None, axis: str) -> float:
+        return value if value is not None and (value > 0 or axis not in logarithmic) else math.nan
 
     def paint(axes: Any) -> None:
         seen = False
@@ -229,7 +242,7 @@ def _bars(
             axes.barh(at, [math.nan if v is None else v for v in each], width, color=colour, label=key)
         axes.set_yticks(range(len(names)), [_short(name, LONG_NAME) for name in names])
         axes.invert_yaxis()
-        if any(v for each in values.values() for v in each):
+        if any(v and math.isfinite(v) for each in values.values() for v in each):
             _logarithmic(axes, "x")
         axes.set_xlabel(label)
         axes.legend(ncols=2, loc="lower right", bbox_to_anchor=(1, 1), fontsize=8, borderaxespad=0.2)

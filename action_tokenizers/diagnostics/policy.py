@@ -320,7 +320,7 @@ def _check_chain(policy: CheckedPolicy, states: States, seed: int) -> None:
     repeated = np.repeat(states, LOOKS, axis=0)
     ids = policy.sample(repeated, seed=seed)
     found = _explained(policy, repeated, ids)
-    bad = np.flatnonzero(found.gap > LOGIT_ROUNDING * np.sqrt((ids != policy.pad).sum(1) + 1))
+    bad = np.flatnonzero(found.gap > _slack(policy, ids))
     if len(bad):
         raise ActionValueError(
             f"expected log_prob to be the sum of log_softmax(logits) over the ids of a row, got "
@@ -343,8 +343,12 @@ class _Explained(NamedTuple):
 
 
 def _explained(policy: CheckedPolicy, states: States, ids: Ints) -> _Explained:
-    """Return drawn rows with the ids counted whose logits explain their log-probabilities best."""
-    claimed = policy.log_prob_of_own(states, ids)
+    """Return drawn rows with the ids counted whose logits explain their log-probabilities.
+
+    Where several countings explain them the most ids count: an end that is all but certain at these states adds nothing
+    to any log-probability, and at other states may be anything but certain.
+    """
+    claimed, slack = policy.log_prob_of_own(states, ids), _slack(policy, ids)
     best: _Explained | None = None
     for rows, counted in _countings(policy, ids):
         try:
@@ -353,10 +357,16 @@ def _explained(policy: CheckedPolicy, states: States, ids: Ints) -> _Explained:
             if best is None:
                 raise
             continue  # of what follows a whole chunk nobody need say anything
-        best = found if best is None or found.gap.max() < best.gap.max() else best
-        if best.gap.max() <= ROUNDING:
-            break
+        # each counts more ids than the one before
+        if best is None or (found.gap <= slack).all() or found.gap.max() < best.gap.max():
+            best = found
     return cast(_Explained, best)
+
+
+def _slack(policy: CheckedPolicy, ids: Ints) -> Floats:
+    """Return how far the log-probability of each of the rows `ids (b, n)` may be from the sum of its logits, `(b,)`."""
+    slack: Floats = LOGIT_ROUNDING * np.sqrt((ids != policy.pad).sum(1) + 1)
+    return slack
 
 
 def _countings(policy: CheckedPolicy, ids: Ints) -> Iterator[tuple[Ints, Bools]]:

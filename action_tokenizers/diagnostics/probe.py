@@ -1,7 +1,8 @@
 """A policy asked at the states of held-out chunks, and at states beside them; once, for every measure of `variation`.
 
 States are measured in standard deviations per dim of the states at hand, actions in half ranges; the distance of two
-chunks is the largest over their steps.
+chunks is the largest over their steps. What counts as a jump does so in half spans of relative actions where such are
+coded (`Subject.in_own_units`): in the range of absolute ones none of them might be far from any other.
 """
 
 from dataclasses import dataclass
@@ -131,11 +132,21 @@ class Probe:
 
     @cached_property
     def thresholds(self) -> list[float]:
-        """What counts as a jump: multiples of the tokenizer's mean error, taken as at least 0.02, in half ranges.
+        """What counts as a jump: multiples of the tokenizer's mean error, taken as at least 0.02, in own units.
 
         Without that floor a finer tokenizer would make the same smooth policy look the rougher.
         """
-        return [multiple * max(self.subject.mean_error, LEAST_ERROR) for multiple in MULTIPLES]
+        return [multiple * max(self.own_units.mean_error, LEAST_ERROR) for multiple in MULTIPLES]
+
+    @cached_property
+    def own_units(self) -> Subject:
+        """The subject in the units in which jumps count."""
+        return self.subject.in_own_units()
+
+    @property
+    def _wider(self) -> Floats:
+        """`(d,)` those units per unit of the subject."""
+        return self.subject.unit / self.own_units.unit
 
     @cached_property
     def rings(self) -> list[Pairs]:
@@ -166,7 +177,7 @@ class Probe:
         """`(k, b)` 1 where the recorded chunk is more than each threshold from that of the nearest state, else 0."""
         if self.nearest is None:
             return None
-        actions, real = self.subject.actions, self.subject.real
+        actions, real = self.own_units.actions, self.subject.real
         apart = np.linalg.norm(actions[self.rows] - actions[self.nearest], axis=-1)
         apart = np.where(real[self.rows] & real[self.nearest], apart, 0.0).max(1)
         return np.array([apart > eps for eps in self.thresholds], np.float64)
@@ -249,7 +260,7 @@ class Probe:
     @cached_property
     def _costs(self) -> Cost:
         every = np.arange(self.subject.tokenizer.vocab_size, dtype=np.int64)[:, None]
-        return cost_of(self._decode(every))
+        return cost_of(self._decode(every) * self._wider)
 
     def _decode(self, ids: Ints) -> Floats:
         return self.policy.decode(ids)[0] / self.subject.unit
@@ -258,16 +269,17 @@ class Probe:
         there = np.repeat(pairs.others, self.draws, axis=0)
         ids = self.policy.sample(there, seed=derived(self.seed, 2))  # the seed of the draws here: common random numbers
         decoded = self._decode(ids)
-        apart = self._apart(self.own, ids, self._own_decoded, decoded)
+        moved = self._mean_draw(self._apart(self.own, ids, self._own_decoded, decoded))
         if self.policy.enumerable:
             tv, jump = self._exactly(pairs.others)
         else:
             ratio = self.policy.log_prob(there, self.own) - self._own_log_prob
             tv = self._estimated_tv(ratio, log_ratio(self.policy, there, self._repeated, ids))
             maximal = self._maximally(there, ratio, derived(self.seed, 3, pairs.stream))
-            jump = {"same seed": self._beyond(apart), "maximal": self._beyond(maximal)}
+            same = self._apart(self.own, ids, self._own_decoded * self._wider, decoded * self._wider)
+            jump = {"same seed": self._beyond(same), "maximal": self._beyond(maximal)}
         decodable = float((~np.isnan(decoded[:, 0, 0])).mean())
-        return Compared(pairs, tv, jump, self._mean_draw(apart), self._from_recorded(decoded), decodable)
+        return Compared(pairs, tv, jump, moved, self._from_recorded(decoded), decodable)
 
     def _exactly(self, others: States) -> tuple[Floats, dict[str, Floats]]:
         p, q = self._table, self.policy.table(others)
@@ -285,7 +297,8 @@ class Probe:
         apart = np.zeros(len(ids))
         rows = np.flatnonzero((ids != others).any(1))
         if len(rows):
-            apart[rows] = self._apart(ids[rows], others[rows], self._own_decoded[rows], self._decode(others[rows]))
+            decoded = (self._own_decoded[rows] * self._wider, self._decode(others[rows]) * self._wider)
+            apart[rows] = self._apart(ids[rows], others[rows], *decoded)
         apart[missing] = np.inf
         return apart
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from action_tokenizers.data.chunks import ChunkPlan, gather
 from action_tokenizers.diagnostics.error import episode_means, far, mean_over_episodes
-from action_tokenizers.diagnostics.jumps import COARSE, nearest
+from action_tokenizers.diagnostics.jumps import COARSE, excess_jump, nearest
 from action_tokenizers.diagnostics.measure import Estimator, Kind, Measure, clopper_pearson
 from action_tokenizers.diagnostics.scene import Coded
 from action_tokenizers.diagnostics.subject import Subject
@@ -128,7 +128,8 @@ def episode_jump(
     Returns:
         In parts `per_episode`, the worst excess jump of each of `episodes` under noise; `families`, for each the
         `share` with its `interval`, and `median` and `largest` of the worst excess jumps; `curve`: `median` and
-        `largest` against `eta`; `threshold`.
+        `largest` against `eta`; `threshold`; `of_relative`, of relative actions: their `unit`, and the `mean_error` and
+        the largest `excess_jump` (J_q) in it.
     """
     return _episode_jump(_Moves(subject), eta, draws, seed, families, etas)
 
@@ -188,7 +189,7 @@ def flips(subject: Subject, eta: float = FINE, *, seed: int = 0) -> Measure:
             "by_position": _share(changed, said),
             "jump_given_flip": _mean_or_none(jump[flipped & counts]),
             "far": {str(k): float((jump[counts] > k * subject.mean_error).mean()) for k in FACTORS},
-            **_of_relative(subject),
+            **subject.told_in_own_units(),
         },
     )
 
@@ -224,22 +225,15 @@ def _episode_jump(
                 "median": [float(np.median(values)) for values in curve],
                 "largest": [float(values.max()) for values in curve],
             },
-            **_of_relative(subject),
+            **moves.told_in_own_units(seed),
         },
     )
 
 
 def _unit_note(subject: Subject) -> str:
-    if subject.tokenizer.relative is None:
+    if not subject.is_relative:
         return ""
     return "Noise and jumps in half spans of the relative actions that are coded, not of the absolute ones."
-
-
-def _of_relative(subject: Subject) -> dict[str, Any]:
-    """Return the units of a subject of relative actions, and its mean error in them: others count in absolute ones."""
-    if subject.tokenizer.relative is None:
-        return {}
-    return {"of_relative": {"unit": subject.unit.tolist(), "mean_error": subject.mean_error}}
 
 
 class _Moves:
@@ -248,6 +242,16 @@ class _Moves:
     def __init__(self, subject: Subject) -> None:
         self.subject = subject.in_own_units()
         self._known: dict[tuple[float, str, int, int], Doubles] = {}
+        self._told: dict[str, Any] = {}
+
+    def told_in_own_units(self, seed: int) -> dict[str, Any]:
+        """Return the `of_relative` part: units, mean error and J_q in them, which other measures tell in absolute ones.
+
+        Computed once: J_q may take a search.
+        """
+        if self.subject.is_relative and not self._told:
+            self._told = self.subject.told_in_own_units(excess_jump=excess_jump(self.subject, seed=seed).value)
+        return self._told
 
     def worst(self, eta: float, family: str, draws: int, seed: int) -> Doubles:
         """Return E_i, see `worst_jumps`, `(e,)`; computed once."""

@@ -2,7 +2,8 @@
 
 A policy is smooth (Cao & Xie 2026, Def 4) where near states have near decoded actions, up to a scale and a
 probability. Demonstrations show it only at pairs of `Places`, states of different episodes. Nothing here is a
-certificate for states nobody recorded.
+certificate for states nobody recorded. How far is far counts in half ranges, of relative actions in half spans of
+these (`Subject.in_own_units`): in the range of absolute ones none of them might be far from any other.
 """
 
 from collections.abc import Sequence
@@ -109,16 +110,18 @@ def pair_violation(
 
     Args:
         places: of the tokenized policy.
-        scales: how far is far, in half ranges; the middle one is the headline. None: 3, 5 and 10 times the mean error,
-            taken as at least 0.02.
+        scales: how far is far, in half ranges (relative actions: half spans); the middle one is the headline. None: 3,
+            5 and 10 times the mean error, taken as at least 0.02.
         phase: compare only steps whose share of their episode gone by differs by at most this.
 
     Returns:
         `excess_violation` P(|q(u) - q(u')| > scale) - P(|u - u'| > scale) at the nearest neighbour of another episode,
         and `pair_violation`, its first term. `parts` of the first: `nearest` per scale, with `beyond`, the share whose
         decoded jump exceeds the recorded one by the scale; the `episodes` that have such a pair; the `largest` jumps (a
-        lower bound of the largest there are). Of the second: `curve` by distance of the states.
+        lower bound of the largest there are). Of the second: `curve` by distance of the states. Of either, for relative
+        actions, `of_relative`: their unit, and the mean error in it.
     """
+    places = places.in_own_units()
     pairs = None if places.fault else Pairs.of(places, phase)
     if pairs is None or not pairs.nearest.any():
         note = places.fault or "No two episodes have steps of a similar phase."
@@ -152,11 +155,17 @@ def pair_violation(
         },
     }
     curve = _curve(places, pairs, jumps, far, middle)
-    note = f"Far apart is {scales[middle]:.3g} half ranges or more, neighbours are {distance:.3g} apart (median)."
+    unit = _unit(places)
+    note = f"Far apart is {scales[middle]:.3g} {unit} or more, neighbours are {distance:.3g} apart (median)."
+    parts |= places.subject.told_in_own_units()
     return (
         _over_nearest(EXCESS, added[:, middle], -1.0, places, pairs, note, {**parts, **of_excess}),
         _over_nearest(VIOLATION, far["decoded"][:, middle], 0.0, places, pairs, note, {**parts, "curve": curve}),
     )
+
+
+def _unit(places: Places) -> str:
+    return "half spans of the relative actions" if places.subject.is_relative else "half ranges"
 
 
 def _scales(places: Places) -> list[float]:
@@ -226,7 +235,7 @@ def tv_lower(places: Places, *, scale: float | None = None) -> Measure:
 
     Args:
         places: of the tokenized policy, to search.
-        scale: half ranges; None: 5 times the mean error, taken as at least 0.02.
+        scale: half ranges (relative actions: half spans); None: 5 times the mean error, taken as at least 0.02.
 
     Returns:
         The lower end of the guaranteed interval of the difference, on the episodes that were not searched, at least 0;
@@ -234,7 +243,7 @@ def tv_lower(places: Places, *, scale: float | None = None) -> Measure:
         the same of the recorded actions, at least 0; `distance` (no two states of the sets are farther apart) and
         `scale`.
     """
-    least = 4 * LEAST_VISITS
+    least, places = 4 * LEAST_VISITS, places.in_own_units()
     if places.fault or places.episodes < least:
         note = places.fault or f"Needs {least} episodes, got {places.episodes}: half to search, half to test."
         return LOWER.measure(None, n=places.n, note=note)
@@ -262,7 +271,7 @@ def tv_lower(places: Places, *, scale: float | None = None) -> Measure:
         interval=(certain, max(0.0, high_p - low_q)),
         method="Clopper-Pearson of both probabilities, together",
         n={**places.n, "visits": p, "other_visits": q},
-        note=f"Of jumps beyond {scale:.3g} half ranges, between states at most {2 * sets.radius:.3g} apart.",
+        note=f"Of jumps beyond {scale:.3g} {_unit(places)}, between states at most {2 * sets.radius:.3g} apart.",
         parts={
             "distance": 2 * sets.radius,
             "scale": scale,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -92,14 +93,38 @@ class Subject:
 
         A chunk relative to where it begins may span a small part of what absolute actions do. Next to the range of
         those no relative action is far from any other, though it may lead the opposite way: what asks whether a small
-        change decodes to a far one must ask in the units of what is coded, as of episodes recorded as differences.
+        change decodes to a far one must ask in the units of what is coded.
+
+        Of chunks of one step relative to the state these are the units of episodes recorded as differences. Of longer
+        ones they are half the span over all steps of a chunk, which late steps set, so that early ones look small; of
+        actions relative to the one before they are those of single steps, though executed errors add up over a chunk.
         """
-        relative = self.tokenizer.relative
-        if relative is None:
+        if not self.is_relative:
             return self
         half = np.ptp(self.coded.actions[self.real], axis=0).astype(np.float64) / 2
-        own = np.array([mode is not None for mode in relative.modes(len(half))]) & (half > 0)
-        return replace(self, unit=np.where(own, half, self.unit))
+        return replace(self, unit=np.where(self.relative_dims, half, self.unit))
+
+    @cached_property
+    def relative_dims(self) -> Bools:
+        """`(d,)` which dims are coded relative to something and move: those that have units of their own."""
+        relative = self.tokenizer.relative
+        if relative is None:
+            return np.zeros_like(self.moving)
+        return np.array([mode is not None for mode in relative.modes(len(self.moving))]) & self.moving
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether the tokenizer codes relative actions, so that units of their own may differ."""
+        return self.tokenizer.relative is not None
+
+    def told_in_own_units(self, **more: Any) -> dict[str, Any]:
+        """Return the part `of_relative` of a measure: own units, the mean error in them, and what `more` it counts so.
+
+        Of a subject that `in_own_units` returned; nothing where the tokenizer codes absolute actions.
+        """
+        if not self.is_relative:
+            return {}
+        return {"of_relative": {"unit": self.unit.tolist(), "mean_error": self.mean_error, **more}}
 
     def __len__(self) -> int:
         """Return the number of chunks."""

@@ -20,11 +20,13 @@ from action_tokenizers.errors import ActionValueError
 __all__ = [
     "Bound",
     "SmallGain",
-    "TwoPoint",
+    "TwoDeterministic",
+    "TwoStochastic",
     "bound_augmented",
     "bound_deterministic",
     "bound_stochastic",
     "floor",
+    "product",
     "small_gain",
     "statistical_rate",
     "two_point_deterministic",
@@ -61,10 +63,21 @@ def small_gain(lipschitz: float, gain: float) -> SmallGain:
         >>> small_gain(0.25, 2.0)
         SmallGain(product=0.5, steps_of_error=6.0, deviation=4.0, learned_deviation=12.0)
     """
-    product = lipschitz * gain if lipschitz else 0.0  # an expert that ignores the state, in a system of any gain
-    if product >= 1:
-        return SmallGain(product, math.inf, math.inf, math.inf)
-    return SmallGain(product, 3 / (1 - product), gain / (1 - product), 3 * gain / (1 - product))
+    _check(lipschitz=lipschitz, gain=gain)
+    both = product(lipschitz, gain)
+    if both >= 1:
+        return SmallGain(both, math.inf, math.inf, math.inf)
+    return SmallGain(both, 3 / (1 - both), gain / (1 - both), 3 * gain / (1 - both))
+
+
+def product(*factors: float) -> float:
+    """Return the product; 0 where a factor is, also of an infinite one: no error, no loss, whatever the system.
+
+    Example:
+        >>> product(0.0, math.inf), product(0.5, 4.0)
+        (0.0, 2.0)
+    """
+    return 0.0 if 0 in factors else math.prod(factors)
 
 
 @dataclass(frozen=True)
@@ -116,14 +129,19 @@ def bound_stochastic(
         policy_slope: κ₁, total variation of the policy's tokens per unit of state.
         gain: g.
         reward_slope: L_r.
+
+    Raises:
+        ActionValueError: a number that is negative or none, or a horizon that is not a positive number of steps.
     """
     h = _steps(horizon)
+    _check(total_variation=total_variation, mean_error=mean_error, policy_slope=policy_slope, gain=gain)
+    _check(reward_slope=reward_slope)
     return Bound(
         h,
         {
             LEARNING: h * total_variation,
-            DEPARTING: h**2 * _product(mean_error, policy_slope, gain),
-            EXECUTING: h * _product(mean_error, reward_slope, 1 + gain),
+            DEPARTING: h**2 * product(mean_error, policy_slope, gain),
+            EXECUTING: h * product(mean_error, reward_slope, 1 + gain),
         },
     )
 
@@ -149,7 +167,12 @@ def bound_deterministic(
         k: > 2; None takes the smallest for which the indicator is 0, k + 1 = 3 / (1 - L g). Where L g is 1 or more
             there is none, and k is 2.
         reward_slope: L_r.
+
+    Raises:
+        ActionValueError: a number that is negative or none, a k of 2 or less, or a horizon that is not a positive
+            number of steps.
     """
+    _check(total_variation=total_variation, worst_error=worst_error, reward_slope=reward_slope)
     if k is not None and not k > 2:
         raise ActionValueError(f"expected k > 2, got {k}; None takes the best one")
     h = _steps(horizon)
@@ -165,7 +188,7 @@ def bound_deterministic(
         {
             LEARNING: h * total_variation,
             DEPARTING: h**2 * float(is_rough and worst_error > 0),
-            EXECUTING: h * _product(worst_error, reward_slope, 1 + gain, factor),
+            EXECUTING: h * product(worst_error, reward_slope, 1 + gain, factor),
         },
     )
 
@@ -181,9 +204,13 @@ def bound_augmented(
         mean_error: ε, in distribution.
         gain: g.
         reward_slope: L_r.
+
+    Raises:
+        ActionValueError: a number that is negative or none, or a horizon that is not a positive number of steps.
     """
     h = _steps(horizon)
-    return Bound(h, {LEARNING: h * total_variation, EXECUTING: h * _product(mean_error, reward_slope, 1 + gain)})
+    _check(total_variation=total_variation, mean_error=mean_error, gain=gain, reward_slope=reward_slope)
+    return Bound(h, {LEARNING: h * total_variation, EXECUTING: h * product(mean_error, reward_slope, 1 + gain)})
 
 
 def floor(horizon: npt.ArrayLike, worst_error: float) -> Floats:
@@ -194,6 +221,7 @@ def floor(horizon: npt.ArrayLike, worst_error: float) -> Floats:
         array([0.5])
     """
     h = _steps(horizon)
+    _check(worst_error=worst_error)
     return np.minimum(h * worst_error / 4, h)
 
 
@@ -214,7 +242,7 @@ def statistical_rate(
         >>> round(statistical_rate(10_000, math.log(256)), 4), statistical_rate(10, math.log(256))
         (0.0744, 1.0)
     """
-    if n < 1 or not 0 < confidence < 1 or log_class < 0:
+    if not n >= 1 or not 0 < confidence < 1 or not log_class >= 0:
         raise ActionValueError(
             f"expected n >= 1, log_class >= 0 and a confidence between 0 and 1, got {n}, {log_class} and {confidence}"
         )
@@ -222,13 +250,13 @@ def statistical_rate(
     return min(1.0, 4 * hellinger if is_deterministic else math.sqrt(hellinger))
 
 
-class TwoPoint(NamedTuple):
-    """Two experts that demonstrations can hardly tell apart, from which a lower bound follows.
+class TwoDeterministic(NamedTuple):
+    """Two deterministic experts that demonstrations can hardly tell apart, from which Theorem 8 follows.
 
     Attributes:
         total_variation: between n demonstrations of the one and of the other.
         shown: the paper's bound on it, from the Hellinger distance.
-        loss: the share of H that every method loses on one of the two, with probability (1 - TV) / 4 or on average.
+        loss: the share of H that every method loses on one of the two, on average over the demonstrations.
     """
 
     total_variation: float
@@ -236,19 +264,37 @@ class TwoPoint(NamedTuple):
     loss: float
 
 
-def two_point_deterministic(n: int) -> TwoPoint:
+class TwoStochastic(NamedTuple):
+    """Two stochastic experts that demonstrations can hardly tell apart, from which Theorem 9 follows.
+
+    Attributes:
+        total_variation: between n demonstrations of the one and of the other.
+        shown: the paper's bound on it, from the Hellinger distance.
+        probability: (1 - TV) / 4, with which every method takes one of the two for the other.
+    """
+
+    total_variation: float
+    shown: float
+    probability: float
+
+
+def two_point_deterministic(n: int) -> TwoDeterministic:
     """Return the construction of Theorem 8: a first state of probability 1 / (3 n) in which the experts differ.
+
+    Raises:
+        ActionValueError: fewer than one demonstration.
 
     Example:
         >>> round(8 * two_point_deterministic(8).loss, 4)
         0.0593
     """
+    _check_count(n)
     rare = 1 / (3 * n)
     affinity = (1 - rare) ** n
-    return TwoPoint(1 - affinity, math.sqrt(2 * (1 - affinity)), rare / 4 * affinity)
+    return TwoDeterministic(1 - affinity, math.sqrt(2 * (1 - affinity)), rare / 4 * affinity)
 
 
-def two_point_stochastic(n: int, c: float) -> TwoPoint:
+def two_point_stochastic(n: int, c: float) -> TwoStochastic:
     """Return the construction of Theorem 9: experts that open with 1 with probability ½ ± c / sqrt(n).
 
     With the paper's c = 3/5 the probability (1 - TV) / 4 is .058 and not the stated 1/8, which takes c <= .337.
@@ -256,21 +302,35 @@ def two_point_stochastic(n: int, c: float) -> TwoPoint:
     Args:
         n: number of demonstrations.
         c: of the shift; c / sqrt(n) below ½.
+
+    Raises:
+        ActionValueError: fewer than one demonstration, or a shift that leaves no probability.
     """
     from scipy.stats import binom
 
+    _check_count(n)
     shift = c / math.sqrt(n)
     if not 0 < shift < 0.5:
         raise ActionValueError(f"expected 0 < c / sqrt(n) < 1/2, got {shift}; give more demonstrations or a smaller c")
     ones = np.arange(n + 1)
     apart = np.abs(binom.pmf(ones, n, 0.5 + shift) - binom.pmf(ones, n, 0.5 - shift)).sum() / 2
-    return TwoPoint(float(apart), math.sqrt(1 - (1 - 4 * shift**2) ** n), (1 - float(apart)) / 4)
+    return TwoStochastic(float(apart), math.sqrt(1 - (1 - 4 * shift**2) ** n), (1 - float(apart)) / 4)
 
 
 def _steps(horizon: npt.ArrayLike) -> Floats:
-    return np.atleast_1d(np.asarray(horizon, np.float64))
+    h = np.atleast_1d(np.asarray(horizon, np.float64))
+    if not (np.isfinite(h) & (h > 0)).all():
+        raise ActionValueError(f"expected horizons of finitely many steps, more than 0, got {h.tolist()}")
+    return h
 
 
-def _product(*factors: float) -> float:
-    """Return the product; 0 where a factor is, also of an infinite one: no error, no loss, whatever the system."""
-    return 0.0 if 0 in factors else math.prod(factors)
+def _check(**numbers: float) -> None:
+    """Refuse what no theorem is about; inf stays, as the gain of a system that does not forget."""
+    for name, value in numbers.items():
+        if not value >= 0:
+            raise ActionValueError(f"expected {name} a number of at least 0, got {value}")
+
+
+def _check_count(n: int) -> None:
+    if not n >= 1:
+        raise ActionValueError(f"expected at least 1 demonstration, got n = {n}")

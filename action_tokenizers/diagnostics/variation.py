@@ -246,19 +246,24 @@ def _slopes(probe: Probe) -> dict[str, Any]:
 def policy_jump(probe: Probe) -> Measure:
     """Return how often the decoded actions at two nearby states must differ by more than a threshold (RTVC).
 
-    `parts["neighbours"]` has it for the nearest recorded states of other episodes, per threshold, beside the share of
-    `recorded` actions that are as far apart, and the `excess` of the first over the second with its interval.
+    The threshold counts in half ranges, of relative actions in half spans of these (`of_relative`: the unit, and the
+    mean error in it). `parts["neighbours"]` has it for the nearest recorded states of other episodes, per threshold,
+    beside the share of `recorded` actions that are as far apart, and the `excess` of the first over the second with its
+    interval.
     """
     if not probe.scale.any():
         return _not_shown("policy_jump", probe, STILL)
     parts = _columns([_jump_point(probe, found) for found in probe.compared])
     headline = parts["share"][0][HEADLINE], parts["interval"][0][HEADLINE]
     parts |= {"multiple": list(MULTIPLES), "threshold": probe.thresholds, "headline": MULTIPLES[HEADLINE]}
+    parts |= probe.own_units.told_in_own_units()
     parts["decodable"] = [found.decodable for found in probe.compared]
     if probe.compared_neighbours is not None and probe.recorded_far is not None:
         near = probe.compared_neighbours
         parts["neighbours"] = _jump_point(probe, near) | _excess(probe, near, probe.recorded_far)
     note = "Undecodable ids count as a jump." if min(parts["decodable"]) < 1 else ""
+    if probe.subject.is_relative:
+        note = f"Jumps in half spans of the relative actions that are coded. {note}".strip()
     kind = Kind.CONSISTENT if probe.policy.enumerable else Kind.UPPER
     return _measure("policy_jump", probe, *headline, parts, note, kind=kind)
 

@@ -189,6 +189,31 @@ def test_so_few_values_that_each_is_a_level_are_not_denormal_either():
     assert quantile_cells(values, 4)[1].tolist() == [0, 0.5]
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("k", [4, 8, 64])
+def test_no_edge_is_denormal(sign, k):
+    """Half way between 0 and the least normal number is one, which hardware without them takes for 0."""
+    tiny = np.finfo(np.float32).tiny
+    steps = tiny * np.arange(1, 41, dtype=np.float32)
+    values = sign * np.concatenate([np.zeros(40, np.float32), steps, steps])
+    edges, centres = quantile_cells(values, k)
+    stored = edges.astype(np.float32)
+    assert ((stored == 0) | (np.abs(stored) >= tiny)).all()
+    assert (np.diff(stored) > 0).all()
+    index = np.searchsorted(stored, values, side="right")
+    assert (np.bincount(index, minlength=len(centres)) > 0).all()
+    for value in np.unique(values):
+        assert len(set(index[values == value])) == 1
+
+
+def test_values_around_the_least_normal_numbers_are_levels_of_their_own():
+    tiny = np.finfo(np.float32).tiny
+    values = np.array([-tiny, 0, tiny, 1], np.float32)
+    edges, centres = quantile_cells(values, 4)
+    assert edges.tolist() == [0, tiny, 0.5]
+    assert centres[np.searchsorted(edges, values, side="right")].tolist() == values.tolist()
+
+
 def exactly_distinct(values, k):
     """The codewords of `quantile_cells` where every distinct value is one of its own."""
     quantiles = np.quantile(values, (np.arange(k) + 0.5) / k, method="nearest")

@@ -18,11 +18,13 @@ from action_tokenizers import (
     ResidualVQTokenizer,
 )
 from action_tokenizers.data import ChunkSample, smooth_episodes
+from action_tokenizers.diagnostics import bounds
 from action_tokenizers.diagnostics import report as report_module
 from action_tokenizers.diagnostics.audit import ALWAYS, STAGES, audit
 from action_tokenizers.diagnostics.execution import Outcome
 from action_tokenizers.diagnostics.known import Trap, binning_control
 from action_tokenizers.diagnostics.report import Status
+from tests.fakes.relative import differences, drifting, pair_of_bins, turned
 
 QUICK = ("error", "smoothness", "codebook")
 
@@ -139,9 +141,9 @@ def test_relative_actions_are_audited_as_they_are_executed(split):
     sample = ChunkSample(horizon=8).add(train, 8, 1, Relative("previous"))
     report = audit(BinningTokenizer(horizon=8).fit(sample), test, stages=QUICK)
     assert any("codes relative actions" in note for note in report.notes)
-    assert "smoothness alarm and changed ids in half spans of the relative ones" in report.notes[-1]
+    assert "what counts as far in any condition in half spans of the relative ones" in report.notes[-1]
     for name in ("excess_jump", "modulus"):
-        assert "of that range, the relative actions that it codes span at most" in report.measure(name).caveat
+        assert "of that range, the relative actions that it codes span " in report.measure(name).caveat
     schema = json.loads((Path(report_module.__file__).parent / "audit.schema.json").read_text(encoding="utf-8"))
     jsonschema.validate(json.loads(report.to_json_text()), schema)
     # deltas add up: what is executed drifts far more than the error of a delta
@@ -150,6 +152,31 @@ def test_relative_actions_are_audited_as_they_are_executed(split):
         test.actions[test.names.index(report.examples[0]["episode"])][:, int(report.examples[0]["dim"])].tolist(),
         abs=1e-5,
     )
+
+
+@pytest.mark.parametrize("is_trap", [False, True])
+def test_relative_actions_of_single_steps_are_judged_as_if_recorded_as_differences(is_trap):
+    """They span a twentieth of the absolute ones, in whose range no error of theirs could be far."""
+    train, test = drifting(0), drifting(1, n=24)
+    made = [turned(tokenizer) if is_trap else tokenizer for tokenizer in pair_of_bins(train)]
+    stages = ("error", "smoothness", "states", "bounds")
+    one, other = (audit(t, data, stages=stages) for t, data in zip(made, (test, differences(test)), strict=True))
+    far = ("rare_errors", "bounded_error", "smooth_tokenizer", "no_silent_failure", "smooth_pairs")
+    for name in far:
+        assert one.condition(name).status is other.condition(name).status, name
+    failing = {name for name in far if one.condition(name).status is Status.FAILS}
+    assert failing == ({"rare_errors", "bounded_error", "smooth_tokenizer"} if is_trap else set())
+    for name in ("excess_violation", "pair_violation", "tv_lower"):
+        mine, theirs = one.measure(name), other.measure(name)
+        assert mine.value == pytest.approx(theirs.value, abs=0.02), name
+        assert "half spans of the relative actions" in mine.caveat
+        assert "half spans" not in theirs.caveat
+    assert one.measure("excess_violation").parts["scales"] == pytest.approx(
+        other.measure("excess_violation").parts["scales"], rel=1e-2
+    )
+    mine, theirs = (bounds.Given.of({m.name: m for m in report.measures}) for report in (one, other))
+    assert (mine.is_smooth, mine.is_deterministic) == (theirs.is_smooth, theirs.is_deterministic)
+    assert mine.near == pytest.approx(theirs.near, rel=1e-2)
 
 
 def test_an_open_horizon_is_given_or_taken_from_the_rate(split):

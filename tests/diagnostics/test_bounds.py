@@ -1,10 +1,15 @@
 """The bounds rest on the numbers of an audit, and say on which."""
 
+import json
 import math
+import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from action_tokenizers import diagnostics
 from action_tokenizers.diagnostics.bounds import ESTIMATORS, Given, bound_measures, regime
 from action_tokenizers.diagnostics.measure import Kind, Measure
 from action_tokenizers.diagnostics.smoothness import FINE
@@ -96,7 +101,7 @@ def test_measures_at_the_horizon():
         assert measure.value == pytest.approx(bound.capped[0])
         assert measure.kind is Kind.UPPER
         assert measure.interval is None
-        assert "never a forecast" in measure.caveat
+        assert "do not forecast" in measure.caveat
         parts = measure.parts
         assert parts["horizon"][0] == 1
         assert parts["horizon"][-1] == 200
@@ -176,3 +181,63 @@ def test_numbers_come_from_the_other_measures():
         assert Given.of({"expert_spread": spread}).is_deterministic is is_deterministic
     assert Given.of({}) == Given()
     assert [one.value for one in bound_measures({}, 50)] == [None] * 5
+
+
+class TestRelative:
+    """Of relative actions smooth and deterministic mean what they mean to the alarm and the flag."""
+
+    def taken(self, jump, *, on=False, spread=0.03, own=0.5):
+        share = {"interval": (1.0, 1.0) if on else (0.0, 0.2)}
+        parts = {"of_relative": {"unit": [0.1], "mean_error": 0.05, "excess_jump": jump}, "per_episode": [0.1, 0.9]}
+        alarm = [
+            replace(measure(name, 0.0, Kind.UNBIASED, **parts), **share)
+            for name in ("episode_jump", "episode_jump_fine")
+        ]
+        others = [
+            measure("error_mean", 0.005),
+            measure("excess_jump", 0.1),
+            measure("expert_spread", spread, Kind.UPPER, of_relative=own),
+            measure("expert_lipschitz", 0.25),
+            measure("dynamics_gain", 2.0),
+        ]
+        return {m.name: m for m in (*alarm, *others)}
+
+    def test_a_jump_across_what_is_coded_is_not_smooth(self):
+        """Beside the range of absolute actions it is one of .1, which is not far."""
+        given = Given.of(self.taken(2.0))
+        assert (given.excess_jump, given.jump, given.near, given.is_smooth) == (0.1, 2.0, 0.5, False)
+        assert regime(given).startswith("not shown")
+        given = Given.of(self.taken(0.4))
+        assert given.is_smooth is True
+        assert "jump no farther than 0.5 half spans of the relative actions" in regime(given)
+
+    def test_does_not_contradict_the_alarm(self):
+        """Whose own jumps count where a search for the largest missed them."""
+        given = Given.of(self.taken(0.4, on=True))
+        assert (given.jump, given.is_smooth) == (0.9, False)
+
+    @pytest.mark.parametrize(("own", "is_deterministic"), [(FINE, None), (0.999 * FINE, True)])
+    def test_the_spread_is_the_one_of_the_flag(self, own, is_deterministic):
+        assert Given.of(self.taken(2.0, own=own)).is_deterministic is is_deterministic
+        said = regime(Given.of(self.taken(2.0, own=own)))
+        assert ("can jump by 2 half spans of the relative actions" in said) == bool(is_deterministic)
+
+    def test_without_a_largest_jump_nothing_is_said(self):
+        assert Given.of(self.taken(None)).is_smooth is None
+
+
+def test_how_loose_the_bounds_are_said_to_be_is_what_the_recipes_measured():
+    root = Path(diagnostics.__file__).parents[2]
+    results = root / "recipes" / "theory" / "results.json"
+    if not results.exists():
+        pytest.skip("the recipes are not part of an installed package")
+    rows = [row for script in json.loads(results.read_text())["scripts"].values() for row in script["rows"]]
+    over = [1 / row["measured"] for row in rows if re.search("(over|to) the bound", row["shows"])]
+    assert len(over) > 5
+    assert min(over) == pytest.approx(2, rel=0.05)
+    assert max(over) == pytest.approx(10_000, rel=0.2)
+    folder = root / "action_tokenizers" / "diagnostics"
+    for text in [(folder / name).read_text() for name in ("bounds.py", "README.md", "theory.md")]:
+        said = " ".join(text.replace("`", "").replace('"', "").split())
+        assert re.search(r"from 2 to about 10,000 times what happens in recipes/theory", said)
+        assert not re.search("3 to 12|three to twelve", said)

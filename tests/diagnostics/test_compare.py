@@ -16,7 +16,7 @@ from action_tokenizers import (
     ResidualVQTokenizer,
 )
 from action_tokenizers.data import chunks, smooth_episodes
-from action_tokenizers.diagnostics.compare import COLUMNS, compare
+from action_tokenizers.diagnostics.compare import COLUMNS, SCHEMA_VERSION, compare
 
 
 @pytest.fixture(scope="module")
@@ -178,14 +178,31 @@ def test_markdown_and_json_hold_the_table(comparison):
     data = comparison.to_json()
     assert json.loads(comparison.to_json_text()) == data
     assert comparison.to_json_text().endswith("}\n")
-    assert "audits" not in data
+    assert data["audits"] == {}
+    assert data["schema_version"] == SCHEMA_VERSION == 1
+    assert data["library"].startswith("action-tokenizers ")
     assert data["tokenizers"]["fast"]["tokens"] == comparison.rows["fast"]["tokens"]
     assert data["data"]["horizon"] == 10
 
 
 def test_numbers_that_json_lacks_are_none(comparison):
     rows = {"a": {**comparison.rows["fast"], "drift": float("nan")}}
-    assert replace(comparison, rows=rows).to_json()["tokenizers"]["a"]["drift"] is None
+    changed = replace(comparison, rows=rows)
+    assert changed.to_json()["tokenizers"]["a"]["drift"] is None
+    kept = {m["name"]: m["value"] for m in changed.audit("a")["measures"]}
+    assert kept["drift"] is None
+    json.dumps(changed.audit("a"), allow_nan=False)
+    for unknown in (None, float("nan")):
+        rows["a"] |= {"drift": unknown, "mse_per_dim": [unknown, 0.5, 0.5]}
+        assert changed.cells(next(c for c in COLUMNS if c.name == "drift")) == ["-"]
+        assert "| - |" in changed.to_markdown()
+
+
+def test_a_tokenizer_has_faults_where_its_numbers_speak_for_nothing(episodes):
+    fitted = KMeansTokenizer(horizon=10, codebook_size=16).fit(episodes)
+    found = compare({"mine": fitted, "mine too": BinningTokenizer(horizon=10)}, episodes)
+    assert found.faults("mine") == ["was fitted on some of these episodes"]
+    assert found.faults("mine too") == []
 
 
 def test_the_page_names_every_tokenizer(comparison):

@@ -243,20 +243,24 @@ class TestSmoothTokenizer:
 NARROW, WIDE = FINE / 2, FINE * 2
 
 
-def of_relative(measure, mean_error):
+def of_relative(measure, mean_error, **more):
     """As a tokenizer of relative actions has it: in units of its own, where its mean error is another."""
-    return replace(measure, parts={**measure.parts, "of_relative": {"unit": [0.1], "mean_error": mean_error}})
+    own = {"unit": [0.1], "mean_error": mean_error, **more}
+    return replace(measure, parts={**measure.parts, "of_relative": own})
 
 
 class TestRelative:
     """Errors are in half ranges of absolute actions, the alarm in half spans of the relative ones."""
 
-    def own(self, mean_error, *, on=False):
-        return [of_relative(each, mean_error) for each in alarm(on).values()]
+    def own(self, mean_error, jump=0.6, *, on=False):
+        return [of_relative(each, mean_error, excess_jump=jump) for each in alarm(on).values()]
 
-    def test_a_jump_in_other_units_is_not_held_against_the_alarms(self):
+    def test_only_a_jump_in_the_units_of_the_alarm_is_held_against_it(self):
         assert "no jump beyond" in found("smooth_tokenizer", excess(0.4)).evidence
         assert "no jump beyond" not in found("smooth_tokenizer", excess(0.4), *self.own(0.05)).evidence
+        said = found("smooth_tokenizer", excess(0.6), *self.own(0.05, 0.4)).evidence
+        assert "no jump beyond 0.5 half spans of the relative actions" in said
+        assert "the largest is 0.4" in said
 
     @pytest.mark.parametrize(
         ("own", "status"), [(0.05, HOLDS), (0.199 * DIMS**0.5, HOLDS), (0.2 * DIMS**0.5, NOT_SHOWN)]
@@ -264,14 +268,40 @@ class TestRelative:
     def test_an_error_as_large_as_what_is_coded_blinds_it(self, own, status):
         """However small it is beside the range of absolute actions."""
         jump = excess(0.01)
-        assert found("smooth_tokenizer", jump, *self.own(own)).status is status
-        assert found("no_silent_failure", jump, *self.own(own)).status is status
+        assert found("smooth_tokenizer", jump, *self.own(own, 0.01)).status is status
+        assert found("no_silent_failure", jump, *self.own(own, 0.01)).status is status
 
-    @pytest.mark.parametrize(("jump", "status"), [(0.1, HOLDS), (0.2, NOT_SHOWN), (0.49, NOT_SHOWN), (0.51, HOLDS)])
+    @pytest.mark.parametrize(("jump", "status"), [(0.2, HOLDS), (0.31, NOT_SHOWN), (0.99, NOT_SHOWN), (1.01, HOLDS)])
     def test_jumps_of_three_to_ten_mean_errors_hide_from_it(self, jump, status):
-        """The mean error is .05 in absolute units; in its own it is .1, which raises the threshold."""
-        assert found("smooth_tokenizer", excess(jump), *self.own(0.1)).status is status
-        assert found("smooth_tokenizer", excess(jump), *self.own(0.01)).status is HOLDS
+        """Both in units of its own, where the mean error is .1, which raises the threshold; elsewhere J_q is small."""
+        assert found("smooth_tokenizer", excess(0.01), *self.own(0.1, jump)).status is status
+        assert found("smooth_tokenizer", excess(0.01), *self.own(0.01, jump)).status is HOLDS
+
+    def test_rare_and_bounded_errors_are_held_against_what_is_coded(self):
+        """In half ranges of absolute actions none could be as large as what counts as far."""
+        hits = {"hits": N, "n": N, "interval": list(clopper_pearson(N, N))}
+        turned = of_relative(rare(0), 0.08, beyond_threshold=hits)
+        assert found("rare_errors", rare(0)).status is HOLDS
+        condition = found("rare_errors", turned)
+        assert condition.status is FAILS
+        assert f"{N} of {N} episodes hold an error above 0.8 half spans of the relative actions" in condition.evidence
+        sup = measure("error_sup", 0.1, kind=Kind.EXACT)
+        condition = found("bounded_error", of_relative(sup, 0.05, value=2.0, domains=None))
+        assert condition.status is FAILS
+        assert "exactly 2, 40 times the mean, against 0.5 half spans of the relative actions" in condition.evidence
+        searched = {"range": {"value": 0.3}, "edges": {"value": 0.4}}
+        upper = measure("error_sup", 0.1, kind=Kind.UPPER)
+        condition = found("bounded_error", of_relative(upper, 0.05, value=2.0, domains=searched))
+        assert (condition.status, "searched, 0.4," in condition.evidence) == (HOLDS, True)
+
+    @pytest.mark.parametrize("name", ["rare_errors", "bounded_error"])
+    def test_an_error_as_large_as_what_is_coded_shows_nothing(self, name):
+        none = {"hits": 0, "n": N, "interval": list(clopper_pearson(0, N))}
+        blinded = [
+            of_relative(rare(0), 5.0, beyond_threshold=none),
+            of_relative(measure("error_sup", 0.1, kind=Kind.EXACT), 5.0, value=1.0, domains=None),
+        ]
+        assert found(name, *blinded).status is NOT_SHOWN
 
     def test_the_flag_asks_for_the_spread_in_the_units_of_the_alarm(self):
         narrow = spread(NARROW)["expert_spread"]
@@ -326,8 +356,13 @@ class TestSilentFailure:
 
 
 class TestSmoothPairs:
-    def violation(self, interval):
-        parts = {"scales": [0.5, 1.0], "scale": 1.0, "nearest": {"recorded": [0.9, 0.25]}}
+    @pytest.mark.parametrize(("far", "status"), [(3.99, HOLDS), (4.0, NOT_SHOWN)])
+    def test_where_no_two_actions_are_that_far_apart_nothing_is_shown(self, far, status):
+        condition = found("smooth_pairs", self.violation((0.0, 0.0), far))
+        assert (condition.status, "smaller error" in condition.needs) == (status, status is NOT_SHOWN)
+
+    def violation(self, interval, far=1.0):
+        parts = {"scales": [0.5, far], "scale": far, "nearest": {"recorded": [0.9, 0.25]}}
         return measure("excess_violation", 0.03, interval=interval, parts=parts)
 
     @pytest.mark.parametrize(
@@ -399,9 +434,14 @@ class TestSmallGain:
 
 
 class TestSmoothPolicy:
-    def jump(self, interval, kind=Kind.CONSISTENT, share=0.03, recorded=0.0):
+    def jump(self, interval, kind=Kind.CONSISTENT, share=0.03, recorded=0.0, far=0.5):
         near = {"share": [0.9, share], "recorded": [0.9, recorded], "excess_interval": [(0.8, 1.0), interval]}
-        return measure("policy_jump", 0.5, kind=kind, parts={"multiple": [3, 5], "headline": 5, "neighbours": near})
+        parts = {"multiple": [3, 5], "threshold": [0.3, far], "headline": 5, "neighbours": near}
+        return measure("policy_jump", 0.5, kind=kind, parts=parts)
+
+    @pytest.mark.parametrize(("far", "status"), [(3.99, HOLDS), (4.0, NOT_SHOWN)])
+    def test_where_no_two_actions_are_that_far_apart_nothing_is_shown(self, far, status):
+        assert found("smooth_policy", self.jump((0.0, 0.0), far=far)).status is status
 
     @pytest.mark.parametrize(
         ("interval", "kind", "status"),
@@ -522,6 +562,30 @@ class TestCoarseness:
             condition = found("smooth_tokenizer", coarse, excess(jump), dims=26)
             assert condition.status is status
             assert bool(condition.needs) == (status is NOT_SHOWN)
+
+
+class TestTime:
+    """What a time budget left out is what a condition needs, and only where it waits for that."""
+
+    def late(self, *changed, stages=("states", "dynamics", "policy", "replay")):
+        measures = {**good(), **{m.name: m for m in changed}}
+        decided = decide(measures, fingerprints=3, seen={}, action_dim=DIMS, late=stages)
+        return {c.name: c for c in decided}
+
+    def test_needs_are_more_time(self):
+        for name in ("smooth_pairs", "small_gain", "smooth_policy", "stable_dynamics", "replay_outcome"):
+            condition = self.late()[name]
+            assert (condition.needs, "time budget" in condition.evidence) == ("more time", True)
+        assert self.late(stages=())["smooth_policy"].needs == "a policy, in Python: policy="
+
+    def test_the_flag_waits_for_states_only_where_the_alarm_is_on(self):
+        condition = self.late(*alarm(True).values())["no_silent_failure"]
+        assert (condition.status, condition.needs) == (NOT_SHOWN, "more time")
+        assert "jump alarm on" in condition.evidence
+        assert self.late()["no_silent_failure"].status is HOLDS
+        few = self.late(*alarm(None).values())["no_silent_failure"]
+        assert few.needs == f"{LEAST_EPISODES} held-out episodes"
+        assert self.late(*alarm(True).values(), stages=())["no_silent_failure"].needs == "states"
 
 
 class TestFrequentValues:

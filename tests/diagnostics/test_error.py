@@ -3,7 +3,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from action_tokenizers import BinningTokenizer, Episodes, FASTTokenizer, KMeansTokenizer, Range, ResidualVQTokenizer
+from action_tokenizers import (
+    BinningTokenizer,
+    ChunkSample,
+    Episodes,
+    FASTTokenizer,
+    KMeansTokenizer,
+    Range,
+    Relative,
+    ResidualVQTokenizer,
+)
 from action_tokenizers.data import smooth_episodes
 from action_tokenizers.diagnostics.domains import quantized
 from action_tokenizers.diagnostics.error import (
@@ -25,6 +34,7 @@ from action_tokenizers.diagnostics.known import Trap, binning_control
 from action_tokenizers.diagnostics.measure import Kind, bootstrap_t, clopper_pearson
 from action_tokenizers.diagnostics.subject import Subject
 from action_tokenizers.tokenizers.presets import openvla
+from tests.fakes.relative import differences, drifting, pair_of_bins, turned
 
 EPSILON = 2.0**-7
 
@@ -442,3 +452,34 @@ def test_half_range_is_of_recorded_steps_only():
     assert half_range(Episodes(actions, action_is_pad=pad)).tolist() == [2.0, 1.0]
     assert half_range(Episodes(actions)).tolist() == [50.0, 49.5]
     assert half_range(Episodes(actions, action_is_pad=[np.ones(3, bool)])).tolist() == [50.0, 49.5]
+
+
+@pytest.mark.parametrize("make", ["bins", "FAST"])
+def test_errors_of_relative_actions_are_told_in_their_own_units_too(make):
+    """As they are of the same actions recorded as differences: exactly, and where a bound has a search beside it."""
+    train, test = drifting(0), drifting(1)
+    if make == "bins":
+        pair = [turned(tokenizer) for tokenizer in pair_of_bins(train)]
+    else:
+        sample = ChunkSample().add(train, 1, 1, Relative("state"))
+        pair = [FASTTokenizer(horizon=1, vocab_size=64, scale=4).fit(data) for data in (sample, differences(train))]
+    one, other = (
+        Subject.of(tokenizer, data, 1, unit_of(data.actions))
+        for tokenizer, data in zip(pair, (test, differences(test)), strict=True)
+    )
+    mine, theirs = (error_max(subject).parts for subject in (one, other))
+    own = mine["of_relative"]
+    assert own["mean_error"] == pytest.approx(other.mean_error, rel=1e-2)
+    assert own["beyond_threshold"]["hits"] == theirs["beyond_threshold"]["hits"] == (14 if make == "bins" else 0)
+    assert own["beyond_threshold"]["t"] == pytest.approx(theirs["beyond_threshold"]["t"], rel=1e-2)
+    assert mine["beyond_threshold"]["hits"] == 0
+    assert "of_relative" not in theirs
+    mine, theirs = error_sup(one), error_sup(other)
+    assert mine.kind is theirs.kind
+    own = mine.parts["of_relative"]
+    assert own["value"] == pytest.approx(theirs.value, rel=1e-2)
+    assert mine.value < 0.06 * own["value"]
+    assert (own["domains"] is None) == (make == "bins")
+    for name, domain in (own["domains"] or {}).items():
+        assert domain["value"] == pytest.approx(theirs.parts["domains"][name]["value"], rel=0.1)
+    assert "of_relative" not in theirs.parts

@@ -8,12 +8,13 @@ import pytest
 from action_tokenizers import BinningTokenizer, Episodes, Relative
 from action_tokenizers.data import ChunkSample
 from action_tokenizers.diagnostics.error import unit_of
-from action_tokenizers.diagnostics.expert import Models, expert_lipschitz, expert_spread
+from action_tokenizers.diagnostics.expert import Models, expert_lipschitz, expert_spread, spread_of
 from action_tokenizers.diagnostics.known import Trap
 from action_tokenizers.diagnostics.measure import Kind
 from action_tokenizers.diagnostics.places import Places
 from action_tokenizers.diagnostics.subject import Subject
 from tests.fakes.experts import fine, gaussian, look, walks
+from tests.fakes.relative import drifting, pair_of_bins
 
 
 def spread(places):
@@ -91,6 +92,29 @@ class TestSpread:
         assert found.parts["of_relative"] == pytest.approx(found.value / own)
         plain = Subject.of(fine(targets), episodes, 1, np.ones(1))
         assert "of_relative" not in spread(Places.of(plain, episodes.states)).parts
+
+    def test_in_the_units_of_relative_actions_another_model_may_win(self):
+        """One dim spans little of its range: what predicts that one best counts for little until it is its own unit."""
+        moves = [(a - s) * [1, 0.01] for a, s in zip(drifting(0).actions, drifting(0).states, strict=True)]
+        states = drifting(0).states
+        data = Episodes([np.float32(s + m) for s, m in zip(states, moves, strict=True)], states=states)
+        subject = Subject.of(pair_of_bins(data)[0], data, 1, np.ones(2))
+        own = subject.in_own_units().unit
+        assert own[1] < 0.02 * own[0]
+        models = Models(Places.of(subject, states))
+        # one errs in the first dim alone, the other, by less, in the second
+        sample = np.ones((models.places.episodes, 1))
+        models.squares = {"first": sample * [0.04**2, 0.0], "second": sample * [0.0, 0.03**2]}
+        found = expert_spread(models)
+        assert found.parts["model"] == "second"
+        assert found.value == pytest.approx(0.03 / 2**0.5)
+        assert found.parts["of_relative"] == pytest.approx(0.04 / own[0] / 2**0.5)
+
+
+def test_the_spread_that_the_flag_asks_for():
+    assert spread_of({}) is None
+    found = spread(gaussian(0.05))
+    assert spread_of({"expert_spread": found}) == found.value
 
 
 @pytest.mark.parametrize("sigma", [0.05, 0.1, 0.3])

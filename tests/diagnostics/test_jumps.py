@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from action_tokenizers import BinningTokenizer, Episodes, KMeansTokenizer, Range
+from action_tokenizers import BinningTokenizer, ChunkSample, Episodes, KMeansTokenizer, Range, Relative
 from action_tokenizers.data.synthetic import smooth_chunks
 from action_tokenizers.diagnostics.domains import quantized
 from action_tokenizers.diagnostics.jumps import ESTIMATORS, excess_jump, modulus, nearest, scalar_excess_jump
@@ -288,3 +288,22 @@ def test_a_single_episode(subjects):
     found = excess_jump(alone)
     assert "neighbour" not in found.parts["pairs"]
     assert found.n["episodes"] == modulus(alone).n["episodes"] == 1
+
+
+@pytest.mark.parametrize(
+    ("modes", "said"),
+    [
+        ("state", "that it codes span 4% to 40%, dim by dim."),
+        (["state", None], "that it codes span 4%."),
+        ([None, None], ""),
+    ],
+)
+def test_how_much_relative_actions_span_is_told_of_those_dims_alone(modes, said):
+    """A dim that stays absolute spans all of its range."""
+    states = [np.stack([np.linspace(-1, 1, 50)] * 2, 1).astype(np.float32) for _ in range(4)]
+    moves = np.stack([np.tile([-0.04, 0.04], 25), np.tile([-0.4, 0.4], 25)], 1).astype(np.float32)
+    episodes = Episodes([s + moves for s in states], states=states)
+    tokenizer = BinningTokenizer(bins=16, horizon=1).fit(ChunkSample().add(episodes, 1, 1, Relative(modes)))
+    for found in (excess_jump, modulus):
+        caveat = found(subject_of(tokenizer, episodes, 1, [1.0, 1.0])).caveat
+        assert caveat.endswith(said) if said else "relative actions" not in caveat

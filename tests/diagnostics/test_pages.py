@@ -1,8 +1,12 @@
 """The page of an audit: it parses, loads nothing, escapes what it is told, and is readable in light and dark."""
 
 import dataclasses
+import json
 import re
+import shutil
+import subprocess
 import sys
+from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,6 +25,8 @@ from action_tokenizers.errors import MissingExtraError
 from tests.fakes.comparisons import NAMES, comparison
 
 CSS = (Path(pages.__file__).parent / "pages.css").read_text(encoding="utf-8")
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WIDTHS = (360, 600)  # of phones, in CSS pixels
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
 
@@ -257,6 +263,11 @@ class TestStyle:
 
 
 @pytest.fixture
+def unplotted_comparison(monkeypatch):
+    monkeypatch.setattr("action_tokenizers.diagnostics.plots.comparison_plots", lambda found: [])
+
+
+@pytest.fixture
 def sweep(bare_report):
     points = tuple(
         Point(name, 3.0, 8.0 * (i + 1), 0.1 / (i + 1), 0.2, jump, alarm, (), True, bare_report)
@@ -335,6 +346,37 @@ class TestComparison:
         for condition in fast_report.conditions:
             assert condition.statement in parsed.text
 
+    def headline(self, found):
+        page = comparison_html(found)
+        return re.sub("<[^>]*>", "", re.search("<h1>(.*?)</h1>", page)[1]), Page(page).text
+
+    def test_no_headline_for_one_that_saw_the_data_or_fails(self, bare_report, unplotted_comparison):
+        held = dataclasses.replace(bare_report.conditions[0], status=Status.HOLDS)
+        good = dataclasses.replace(bare_report, conditions=(held,), silent_failure=False)
+        bad = dataclasses.replace(good, conditions=(dataclasses.replace(held, status=Status.FAILS),))
+        found = comparison(("a", "b", "c"), audits={"a": good, "b": bad, "c": good})
+        assert self.headline(found)[0] == "Least drift: a, 0.1 half ranges for 4 ids a chunk"
+        seen = dataclasses.replace(found, notes=("a is NOT HELD OUT: it was fitted on some",))
+        head, text = self.headline(seen)
+        assert head == "Least drift: c, 0.3 half ranges for 12 ids a chunk"
+        assert "a drifts by 0.1 and is not in the headline: it was fitted on some of these episodes" in text
+        assert "b drifts by 0.2 and is not in the headline: it has an audit that fails" in text
+        flagged = dataclasses.replace(good, silent_failure=True)
+        none = dataclasses.replace(seen, audits={"a": good, "b": bad, "c": flagged})
+        assert self.headline(none)[0] == "No tokenizer here can be named the best by drift"
+
+    @pytest.mark.parametrize("unknown", [None, float("nan")])
+    def test_numbers_that_are_not_shown(self, unknown):
+        """With plots: none of them may trip over what is missing."""
+        found = comparison(("a", "b"))
+        lost = {"drift": unknown, "mse_per_dim": [unknown, 0.1], "drift_per_dim": [unknown, unknown]}
+        found.rows["a"] |= lost | {"bits": unknown, "encode_per_s": unknown, "tokens": unknown, "entropy": 1.0}
+        assert self.headline(found)[0] == "Least drift: b, 0.2 half ranges for 8 ids a chunk"
+        found.rows["b"] |= {"tokens": unknown}
+        assert self.headline(found)[0] == "Least drift: b, 0.2 half ranges"
+        found.rows["b"] |= lost
+        assert self.headline(found)[0] == "No tokenizer here can be named the best by drift"
+
     def test_one_tokenizer_is_singular(self):
         assert "Comparison of 1 tokenizer " in Page(comparison_html(comparison(NAMES[:1]))).text
 
@@ -343,9 +385,35 @@ class TestComparison:
         assert "Recommended: binning:<wbr>bins=<wbr>8</h1>" in sweep_html(sweep)
 
 
-def test_a_narrow_page_has_no_table_wider_than_itself():
+# writes into the title how wide each page of a frame is, and its widest table beyond the room that it has
+PROBE = """<!doctype html><title></title><body><script>
+addEventListener("load", () => {
+  document.title = JSON.stringify([...document.querySelectorAll("iframe")].map((frame) => {
+    const page = frame.contentDocument;
+    const beyond = [...page.querySelectorAll(".wide")].map((each) => each.scrollWidth - each.clientWidth);
+    return [page.documentElement.scrollWidth, Math.max(0, ...beyond), page.querySelectorAll("h1").length];
+  }));
+});
+</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium to lay the pages out")
+def test_no_page_and_no_table_is_wider_than_a_narrow_screen(full_page, fast_report, sweep, tmp_path):
     """Rows become lists there: a table that scrolls sideways hides its numbers."""
-    narrow = CSS[CSS.index("max-width: 640px") :]
-    assert ".stack thead { display: none; }" in narrow
-    assert "content: attr(data-label)" in narrow
-    assert "h1 { font-size: 1.35rem; line-height: 1.35; margin: .2rem 0 .6rem; overflow-wrap: anywhere; }" in CSS
+    audits = dict.fromkeys(NAMES, fast_report)
+    pages = [full_page, sweep_html(sweep), comparison_html(comparison(audits=audits))]
+    frames = "".join(
+        f'<iframe width="{width}" height="800" style="border:0" srcdoc="{escape(page)}"></iframe>'
+        for page in pages
+        for width in WIDTHS
+    )
+    (tmp_path / "probe.html").write_text(PROBE + frames, encoding="utf-8")
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--dump-dom", (tmp_path / "probe.html").as_uri()]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    measured = json.loads(unescape(re.search("<title>(.*?)</title>", ran.stdout)[1]))
+    assert len(measured) == len(pages) * len(WIDTHS)
+    for (width, beyond, heads), asked in zip(measured, WIDTHS * len(pages), strict=True):
+        assert heads == 1
+        assert width <= asked
+        assert beyond == 0

@@ -10,6 +10,7 @@ from action_tokenizers.data import ChunkSample
 from action_tokenizers.diagnostics.places import Pairs, Places, blocks, norm
 from action_tokenizers.diagnostics.subject import Subject
 from tests.fakes.experts import fine, look, walks
+from tests.fakes.relative import drifting, pair_of_bins
 
 LENGTHS = (9, 14, 7, 12)
 
@@ -230,3 +231,15 @@ def test_blocks_hold_every_row_once_and_not_too_much():
     assert np.concatenate([np.arange(1000)[rows] for rows in found]).tolist() == list(range(1000))
     assert all((rows.stop - rows.start) * 10_000 <= 1 << 21 for rows in found)
     assert blocks(2, 1 << 30) == [slice(0, 1), slice(1, 2)]  # a row at a time where even that is too much
+
+
+def test_own_units_are_those_of_the_subject():
+    data = drifting(0)
+    for tokenizer in pair_of_bins(data):
+        places = Places.of(Subject.of(tokenizer, data, 1, np.ones(2)), data.states)
+        own = places.in_own_units()
+        assert (own is places) == (tokenizer.relative is None)
+        unit = own.subject.unit
+        assert (unit == 1).all() == (tokenizer.relative is None)
+        np.testing.assert_allclose(own.actions * unit, places.actions, atol=1e-9)
+        np.testing.assert_array_equal(own.rows, places.rows)

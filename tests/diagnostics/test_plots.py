@@ -336,19 +336,24 @@ class TestComparison:
             assert drawn[title].caption.endswith(".")
             assert not re.findall(r"#[0-9a-fA-F]{6}\b", drawn[title].svg)
 
-    def test_numbers_are_those_of_the_rows(self, monkeypatch):
-        """The lines and bars as matplotlib was told."""
+    @pytest.fixture
+    def painted(self, monkeypatch):
+        """The axes as matplotlib was told to paint them, by title."""
         from matplotlib.figure import Figure
 
         seen = {}
 
         def paint_only(title, caption, paint, rows=1, *, height=1.0):
-            axes = Figure().subplots()
-            paint(axes)
-            seen[title] = axes
+            seen[title] = Figure().subplots()
+            paint(seen[title])
             return Plot(title, "", caption)
 
         monkeypatch.setattr(module, "draw", paint_only)
+        return seen
+
+    def test_numbers_are_those_of_the_rows(self, painted):
+        """The lines and bars as matplotlib was told."""
+        seen = painted
         comparison_plots(comparison(("a", "b")))
         lines = [line.get_xydata().tolist() for line in seen["Drift against rate"].lines]
         assert lines == [[[0.1, 0.1]], [[0.2, 0.2]]]
@@ -377,10 +382,33 @@ class TestComparison:
             assert height(one) < height(other), one.title
             assert {f"t{i}" for i in range(20)} <= set(texts(other))
 
-    def test_no_error_at_all_can_be_drawn(self):
-        found = comparison(("a",))
-        found.rows["a"] |= {"drift": 0.0, "mse_per_dim": [0.0, 0.0], "drift_per_dim": [0.0, 0.0]}
-        assert len(comparison_plots(found)) == 5
+    def test_no_error_at_all_is_an_empty_plot_with_its_labels(self, painted):
+        """On plain axes: nothing of it has a logarithm."""
+        found = comparison(("a", "b"))
+        for row in found.rows.values():
+            row |= {"drift": 0.0, "mse_per_dim": [0.0, 0.0], "drift_per_dim": [0.0, 0.0]}
+        comparison_plots(found)
+        for title in ("Drift against rate", "Error by dim", "Drift by dim"):
+            axes = painted[title]
+            assert axes.get_yscale() == "linear", title
+            assert [line.get_label() for line in axes.lines] == ["a", "b"]
+            assert all(math.isnan(y) for line in axes.lines for y in line.get_ydata())
+        assert painted["Speed"].get_xscale() == "log"
+
+    def test_jumps_are_told_over_what_counts_as_far_for_each(self, painted, fast_report):
+        """Of relative actions both are in other units, and a coarse tokenizer has another threshold."""
+        made = {}
+        for name, unit in (("absolute", 1.0), ("relative", 20.0)):
+            jump = fast_report.measure("episode_jump")
+            curve = {"eta": [0.01, 0.1], "median": [0.0, 0.0], "largest": [0.2 * unit, 0.6 * unit]}
+            jump = dataclasses.replace(jump, parts={"curve": curve, "threshold": 0.5 * unit})
+            made[name] = dataclasses.replace(fast_report, measures=(jump,))
+        comparison_plots(comparison(("absolute", "relative"), audits=made))
+        axes = painted["Excess jump against perturbation size"]
+        for line in axes.lines[:2]:
+            assert line.get_ydata() == pytest.approx([0.4, 1.2])
+        assert list(axes.lines[2].get_ydata()) == [1, 1]
+        assert "half ranges" not in axes.get_ylabel()
 
     def test_dims_without_names_are_numbered(self):
         plot = comparison_plots(comparison(("a",), action_names=None))[1]

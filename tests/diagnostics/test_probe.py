@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from action_tokenizers import ActionShapeError, Episodes
+from action_tokenizers.diagnostics.error import unit_of
 from action_tokenizers.diagnostics.probe import Probe
 from action_tokenizers.diagnostics.subject import Subject
-from action_tokenizers.diagnostics.variation import policy_jump
+from action_tokenizers.diagnostics.variation import policy_jump, smoothed_execution
 from tests.fakes.policies import STATE_SCALE, Deterministic, Gaussian, bins, walk
+from tests.fakes.relative import differences, drifting, pair_of_bins
 
 
 @pytest.mark.parametrize("spoil", [lambda s: s[:-1], lambda s: s[:, 0], lambda s: s[None]])
@@ -101,3 +103,38 @@ def test_padded_steps_are_no_far_neighbours():
     states = random.normal(size=(len(subject), 1)).astype(np.float32)
     probe = Probe.of(subject, states, Gaussian(tokenizer, steps=4))
     assert not probe.recorded_far.any()
+
+
+def test_jumps_of_relative_actions_count_in_what_is_coded():
+    """They span a twentieth of the absolute ones: five mean errors of at least .02 would reach from end to end."""
+
+    class Coin:
+        """One of the two ends of the range, as the sign of the state says; elsewhere the ids are those of no data."""
+
+        def __init__(self, tokenizer):
+            self.ends = tokenizer.encode(np.array([[[-1.0, -1.0]], [[1.0, 1.0]]], np.float32))
+
+        def sample(self, states, *, seed):
+            return self.ends[(states[:, 0] > 0).astype(int)]
+
+        def log_prob(self, states, ids):
+            return np.where((self.sample(states, seed=0) == ids).all(1), 0.0, -np.inf)
+
+    train, test = drifting(0), drifting(1)
+    found = []
+    for tokenizer, data in zip(pair_of_bins(train, 8), (test, differences(test)), strict=True):
+        subject = Subject.of(tokenizer, data, 1, unit_of(data.actions))
+        states = subject.at_starts(test.states)
+        probe = Probe.of(subject, states, Coin(tokenizer))
+        found.append((probe, policy_jump(probe), smoothed_execution(probe)))
+    (relative, jump, price), (plain, other, wide) = found
+    assert relative.thresholds == pytest.approx(plain.thresholds, rel=1e-2)
+    np.testing.assert_array_equal(relative.recorded_far, plain.recorded_far)
+    assert jump.parts["share"] == other.parts["share"]
+    assert jump.parts["share"][-1][-1] > 0.1
+    assert jump.parts["of_relative"]["mean_error"] == pytest.approx(plain.subject.mean_error, rel=1e-2)
+    assert "of_relative" not in other.parts
+    assert "half spans of the relative actions" in jump.caveat
+    # what smoothing costs is about what is executed
+    span = (relative.own_units.unit / relative.subject.unit).max()
+    assert price.value < 1.1 * span * wide.value

@@ -34,6 +34,7 @@ from action_tokenizers.diagnostics.smoothness import (
 )
 from action_tokenizers.diagnostics.subject import Subject
 from action_tokenizers.errors import ActionValueError
+from tests.fakes.relative import differences, drifting, pair_of_bins, turned
 from tests.fakes.subjects import FAMILY, HORIZON, all_subjects, held_out_waves, subject_of, uniform
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -411,33 +412,11 @@ def test_relative_actions(make, mode, held_out):
     assert 0 < measures["episode_jump"].parts["families"]["time"]["largest"] < 2
 
 
-def drifting(seed, n=14, length=60):
-    """Targets within +-1 that are never farther than about .04 from the state."""
-    random = np.random.default_rng(seed)
-    states = [np.cumsum(random.normal(0, 0.05, (length, 2)), axis=0).clip(-1, 1).astype(np.float32) for _ in range(n)]
-    moves = [random.uniform(-0.04, 0.04, s.shape).astype(np.float32) for s in states]
-    return Episodes([s + m for s, m in zip(states, moves, strict=True)], states=states)
-
-
-def differences(episodes):
-    return Episodes([a - s for a, s in zip(episodes.actions, episodes.states, strict=True)])
-
-
-def turned(tokenizer):
-    """The same, but for two cells beside the middle that decode to the other end of the range: a trap."""
-    middle = tokenizer.centres.shape[1] // 2
-    for cell, end in ((middle - 1, -1), (middle, 0)):
-        tokenizer.centres[:, cell] = tokenizer.centres[:, end]
-    return tokenizer
-
-
 @pytest.mark.parametrize("is_trap", [False, True])
 def test_relative_actions_are_judged_as_if_they_had_been_recorded_as_differences(is_trap):
     """In half ranges of the absolute ones they span a twentieth, and no jump of theirs would be far."""
     train, test = drifting(0), drifting(1)
-    sample = ChunkSample().add(train, 1, 1, Relative("state"))
-    made = [BinningTokenizer(bins=64, horizon=1, range="minmax").fit(data) for data in (sample, differences(train))]
-    relative, plain = (turned(tokenizer) if is_trap else tokenizer for tokenizer in made)
+    relative, plain = (turned(tokenizer) if is_trap else tokenizer for tokenizer in pair_of_bins(train))
     as_is, as_differences = subject_of(relative, test, 1), subject_of(plain, differences(test), 1)
     assert (as_differences.unit < 0.06 * as_is.unit).all()
     one, other = all_measures(as_is), all_measures(as_differences)
@@ -448,6 +427,9 @@ def test_relative_actions_are_judged_as_if_they_had_been_recorded_as_differences
         assert mine.parts["threshold"] == pytest.approx(theirs.parts["threshold"], rel=1e-3)
         assert mine.parts["of_relative"]["unit"] == pytest.approx(as_differences.unit.tolist(), rel=1e-3)
         assert mine.parts["of_relative"]["mean_error"] == pytest.approx(as_differences.mean_error, rel=1e-2)
+        # J_q of what is coded, beside that of the absolute actions
+        assert mine.parts["of_relative"]["excess_jump"] == pytest.approx(excess_jump(as_differences).value, rel=1e-3)
+        assert excess_jump(as_is).value < 0.06 * mine.parts["of_relative"]["excess_jump"]
         assert "of_relative" not in theirs.parts
     assert all("half spans of the relative actions" in measure.caveat for measure in one)
     assert not any("relative" in measure.caveat for measure in other)

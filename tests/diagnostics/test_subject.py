@@ -130,6 +130,15 @@ class TestOwnUnits:
         own = subject.in_own_units().unit
         assert own[0] < 1
         assert own[1:].tolist() == [4.0, 5.0]
+        assert subject.relative_dims.tolist() == [True, False, False]
+
+    def test_are_told_only_where_actions_are_relative(self, subjects):
+        assert subjects["fast"].in_own_units().told_in_own_units(more=1) == {}
+        own = subjects["relative to the state"].in_own_units()
+        told = own.told_in_own_units(more=1)["of_relative"]
+        assert told == {"unit": own.unit.tolist(), "mean_error": own.mean_error, "more": 1}
+        assert not subjects["fast"].relative_dims.any()
+        assert subjects["relative to the state"].relative_dims.all()
 
 
 def test_errors_are_in_units_and_none_where_nothing_was_recorded(subject):

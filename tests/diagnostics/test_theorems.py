@@ -12,6 +12,7 @@ from action_tokenizers.diagnostics.theorems import (
     bound_deterministic,
     bound_stochastic,
     floor,
+    product,
     small_gain,
     statistical_rate,
     two_point_deterministic,
@@ -117,10 +118,56 @@ def test_statistical_rates_are_the_papers():
     assert more > statistical_rate(10_000, math.log(256))
 
 
-@pytest.mark.parametrize(("n", "size", "confidence"), [(0, 1, 0.05), (5, -1, 0.05), (5, 1, 0), (5, 1, 1)])
+@pytest.mark.parametrize(
+    ("n", "size", "confidence"),
+    [(0, 1, 0.05), (5, -1, 0.05), (5, 1, 0), (5, 1, 1), (5, math.nan, 0.05), (math.nan, 1, 0.05)],
+)
 def test_rates_of_nothing(n, size, confidence):
     with pytest.raises(ActionValueError, match="n >= 1"):
         statistical_rate(n, size, confidence=confidence)
+
+
+GIVEN = {
+    bound_stochastic: {
+        "total_variation": 0.1,
+        "mean_error": 0.1,
+        "policy_slope": 1.0,
+        "gain": 2.0,
+        "reward_slope": 1.0,
+    },
+    bound_deterministic: {
+        "total_variation": 0.1,
+        "worst_error": 0.1,
+        "lipschitz": 1.0,
+        "gain": 2.0,
+        "reward_slope": 1.0,
+    },
+    bound_augmented: {"total_variation": 0.1, "mean_error": 0.1, "gain": 2.0, "reward_slope": 1.0},
+    floor: {"worst_error": 0.1},
+}
+
+
+@pytest.mark.parametrize("bound", GIVEN)
+def test_numbers_that_no_theorem_is_about(bound):
+    for name in GIVEN[bound]:
+        for bad in (-0.01, math.nan):
+            with pytest.raises(ActionValueError, match=f"expected {name} a number of at least 0, got {bad}"):
+                bound([10], **{**GIVEN[bound], name: bad})
+    for bad in (-5, 0, math.nan, math.inf):
+        with pytest.raises(ActionValueError, match="expected horizons of finitely many steps, more than 0, got "):
+            bound([10, bad], **GIVEN[bound])
+
+
+@pytest.mark.parametrize(("lipschitz", "gain", "name"), [(-1, 2, "lipschitz"), (1, -2, "gain"), (1, math.nan, "gain")])
+def test_no_small_gain_of_such_either(lipschitz, gain, name):
+    with pytest.raises(ActionValueError, match=f"expected {name} a number of at least 0"):
+        small_gain(lipschitz, gain)
+
+
+def test_a_factor_of_nothing_is_nothing():
+    assert product(0.0, math.inf) == product(math.inf, 2.0, 0.0) == 0.0
+    assert product(2.0, 3.0, 0.5) == 3.0
+    assert small_gain(math.inf, 0.0).product == 0
 
 
 class TestLowerBounds:
@@ -145,8 +192,8 @@ class TestLowerBounds:
         """Theorem 9 with the paper's c = 3/5 falls short of its 1/8; with c = 1/5 it does not."""
         found = two_point_stochastic(100_000, c)
         assert found.total_variation == pytest.approx(limit, abs=1e-3)
-        assert found.loss == pytest.approx(chance, abs=5e-4)
-        assert (found.loss >= 1 / 8) == (c <= 0.337)
+        assert found.probability == pytest.approx(chance, abs=5e-4)
+        assert (found.probability >= 1 / 8) == (c <= 0.337)
         assert found.total_variation <= found.shown
 
     def test_the_shown_bound_of_theorem_9(self):
@@ -158,7 +205,18 @@ class TestLowerBounds:
         p, q = (np.where(data, 0.5 + s, 0.5 - s).prod(1) for s in (shift, -shift))
         assert two_point_stochastic(n, 0.2).total_variation == pytest.approx(np.abs(p - q).sum() / 2)
 
-    @pytest.mark.parametrize(("n", "c"), [(1, 0.6), (100, 0.0), (4, -0.2)])
+    def test_what_each_means_has_a_name_of_its_own(self):
+        """Theorem 8 tells a share of the horizon, Theorem 9 a probability: they are no numbers to compare."""
+        assert not hasattr(two_point_deterministic(8), "probability")
+        assert not hasattr(two_point_stochastic(8, 0.2), "loss")
+
+    @pytest.mark.parametrize(("n", "c"), [(1, 0.6), (100, 0.0), (4, -0.2), (100, math.nan)])
     def test_shifts_that_are_no_probability(self, n, c):
         with pytest.raises(ActionValueError, match="1/2"):
             two_point_stochastic(n, c)
+
+    @pytest.mark.parametrize("n", [0, -3, math.nan])
+    def test_no_demonstrations(self, n):
+        for found in (lambda: two_point_deterministic(n), lambda: two_point_stochastic(n, 0.2)):
+            with pytest.raises(ActionValueError, match="expected at least 1 demonstration, got n = "):
+                found()

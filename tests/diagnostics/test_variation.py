@@ -179,6 +179,37 @@ def test_certificate_counts_the_end_that_is_drawn():
         assert exact < bound < 4 * exact
 
 
+class Sharp(Stopping):
+    """Stops surely (all but 1 in 8,000) within `reach` of a middle, where the recorded states are, and never beyond."""
+
+    def within(self, states):
+        return np.where(np.abs(states[:, 0].astype(float) - self.middle) < self.reach, 9.0, -9.0)
+
+    def law(self, states):
+        stops = expit(self.within(states))[:, None]
+        ended = (1 - stops) ** np.arange(self.most)
+        return np.concatenate([stops * ended[:, :-1], ended[:, -1:]], axis=1)
+
+    def logits(self, states, prefix):
+        z = super().logits(states, prefix)
+        if prefix.shape[1]:
+            z[:, self.pad] = self.within(states)
+        return z
+
+
+def test_certificate_counts_an_end_that_is_sure_where_it_is_drawn():
+    """Sure ends leave no trace in the log-probabilities of the drawn rows, and yet are what changes elsewhere."""
+    subject, states = fast_subject()
+    policy = Sharp(subject.tokenizer)
+    low, high = states[:, 0].min(), states[:, 0].max()
+    policy.middle, policy.reach = (low + high) / 2, (high - low) / 2 * 1.001
+    found = by_name(subject, states, policy)["policy_certificate"]
+    probe = Probe.of(subject, states, policy)
+    exact = [exact_tv(policy.law(probe.here), policy.law(ring.others)).mean() for ring in probe.rings]
+    assert exact[-1] > 0.1
+    assert all(tv <= bound + 1e-9 for tv, bound in zip(exact, found.parts["sum"], strict=True))
+
+
 def test_price_of_smoothing():
     """A deterministic u = x moves as its state does: E|sigma xi| = sigma sqrt(2 / pi)."""
     tokenizer = bins(512)
