@@ -17,7 +17,7 @@ from action_tokenizers.data.episodes import Episodes
 from action_tokenizers.data.fingerprint import fingerprints
 from action_tokenizers.data.relative import Relative
 from action_tokenizers.data.sample import ChunkSample
-from action_tokenizers.doors import hold_last, is_chunk_list, open_actions, open_ids, open_mask
+from action_tokenizers.doors import hold_last, is_chunk_list, open_actions, open_ids, open_mask, refuse_odd
 from action_tokenizers.errors import (
     ActionShapeError,
     ActionTokenizerError,
@@ -36,6 +36,9 @@ __all__ = ["ActionTokenizer", "Progress", "ScalarCells", "range_of"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
+# methods that do in one pass what others do step by step
+SHORT_CUTS = {"_encode_actions": {"_encode"}, "_decode_whole": {"_parse", "_decode", "_read", "_actions"}}
+
 Progress = Callable[[str, int, int], None]
 """Called as `progress(stage, done, total)`; only a user interface draws it."""
 
@@ -45,10 +48,13 @@ def _plainly(call: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(call)
     def plain(*args: P.args, **kwargs: P.kwargs) -> R:
-        fitted = getattr(args[0], "range", None)
-        device = "cpu" if fitted is None else fitted.low.device.type
-        with torch.no_grad(), torch.autocast(device, enabled=False):
-            return call(*args, **kwargs)
+        fitted = getattr(args[0], "_modules", {}).get("range")  # a quicker way to its attributes
+        device = "cpu" if fitted is None else fitted._buffers["low"].device.type
+        with torch.no_grad():
+            if not torch.is_autocast_enabled(device):  # the context costs more than a small call
+                return call(*args, **kwargs)
+            with torch.autocast(device, enabled=False):
+                return call(*args, **kwargs)
 
     return plain
 
@@ -91,6 +97,9 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
 
     def __init_subclass__(cls, *, name: str | None = None, **rest: Any) -> None:
         super().__init_subclass__(**rest)
+        for short_cut, steps in SHORT_CUTS.items():  # who takes a step anew does not inherit the short cut past it
+            if short_cut not in vars(cls) and not steps.isdisjoint(vars(cls)):
+                setattr(cls, short_cut, vars(ActionTokenizer)[short_cut])
         if name is not None:
             register(name, cls)
             cls.tokenizer_type = name
@@ -146,6 +155,21 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
     @abstractmethod
     def _max_tokens(self, horizon: int, action_dim: int) -> int:
         """Return the most ids a chunk can need."""
+
+    def _encode_actions(self, chunks: torch.Tensor, key: str | None) -> torch.Tensor:
+        """Return the ids of `chunks (b, t, d)` as they came, in units of action; NaN and inf are refused.
+
+        A family may do all of it in one pass over memory, to the same ids.
+        """
+        refuse_odd(chunks)
+        return self._encode(self._fitted_range().to_unit(chunks, key))
+
+    def _decode_whole(self, ids: torch.Tensor, horizon: int, action_dim: int, key: str | None) -> torch.Tensor | None:
+        """Return the actions of ids, each row of which is exactly one chunk, in one pass; or None.
+
+        None where a row is anything else, or where the family has no such pass: then `_parse` and `_decode` tell.
+        """
+        return None
 
     def _needs_horizon(self) -> bool:
         """Say whether chunks must all have the fitted horizon; False where every step is coded alone."""
@@ -348,11 +372,12 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         fitted = self._fitted_range()
         if is_chunk_list(actions):
             return self._encode_list(actions, key, action_is_pad)
-        chunks, give_back = open_actions(actions, fitted.low.device)
+        chunks, give_back = open_actions(actions, fitted.low.device, odd=True)
         self._shape(chunks.shape[1], chunks.shape[2])
         if action_is_pad is not None:
+            refuse_odd(chunks)  # also in what is padding
             chunks = hold_last(chunks, open_mask(action_is_pad, chunks.shape[:2], chunks.device))
-        return give_back(self._encode(fitted.to_unit(chunks, key)))
+        return give_back(self._encode_actions(chunks, key))
 
     @_plainly
     def decode(
@@ -384,7 +409,13 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
             raise ActionValueError(f"expected errors='strict' or 'repair', got {errors!r}")
         if time_horizon is not None and horizon not in (None, time_horizon):
             raise ActionShapeError(f"expected one horizon, got horizon={horizon} and time_horizon={time_horizon}")
-        read = self._read(ids, time_horizon if horizon is None else horizon, action_dim)
+        shape = self._shape(time_horizon if horizon is None else horizon, action_dim)
+        if errors == "strict" and type(self)._decode_whole is not ActionTokenizer._decode_whole:
+            rows, give_back = open_ids(ids, self._fitted_range().low.device, self.pad_id)
+            actions = self._decode_whole(rows, *shape, key)
+            if actions is not None:
+                return give_back(actions)
+        read = self._read(ids, *shape)
         if errors == "strict":
             read.refuse_unless(read.valid)
         return read.give_back(self._actions(read, key))
@@ -530,6 +561,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         return f"{asked}; {self._facts()}" if self.is_fitted else f"{asked}; not fitted"
 
     def _forget(self) -> None:
+        self._tables_cache: Any = None  # what a family makes of its tensors for the kernels, at the first call
         self._buffers.clear()
         self._modules.clear()
         self.range = None
@@ -538,6 +570,15 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         self._sizes = {}
         self._provenance = {}
         self._beside = {}
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Forget the tables: they belong to the tensors that are replaced."""
+        super()._load_from_state_dict(*args, **kwargs)
+        self._tables_cache = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the tables out: they are quicker built than sent to a worker."""
+        return {**self.__dict__, "_tables_cache": None}
 
     def _learn_from(self, sample: ChunkSample, is_open: bool, progress: Progress | None) -> None:
         actions, is_pad, rows = _by_key(sample)
@@ -595,14 +636,17 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         return number
 
     def _fitted_range(self) -> Range:
-        if self.range is None:
+        fitted: Any = self._modules.get("range")
+        if fitted is None:
             raise NotFittedError(
                 f"expected a fitted {type(self).__name__}, got one that is not; call fit(data) or from_pretrained(...)"
             )
-        return self.range
+        return fitted  # type: ignore[no-any-return]
 
     def _shape(self, horizon: int | None, action_dim: int | None) -> tuple[int, int]:
         """Return t and d of a call; what the fit decided may be repeated but not contradicted."""
+        if horizon is not None and (horizon, action_dim) == (self._horizon, self._action_dim):
+            return horizon, self._action_dim or 0
         self._fitted_range()
         facts = {"horizon": (horizon, self._horizon), "action_dim": (action_dim, self._action_dim)}
         for name, (given, fitted) in facts.items():
@@ -616,9 +660,8 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         return t, d
 
     def _read(self, ids: Any, horizon: int | None, action_dim: int | None) -> Reading:
-        fitted = self._fitted_range()
         t, d = self._shape(horizon, action_dim)
-        rows, give_back = open_ids(ids, fitted.low.device, self.pad_id)
+        rows, give_back = open_ids(ids, self._fitted_range().low.device, self.pad_id)
         kept, complete = self._parse(rows, t, d)
         content = torch.full_like(kept, rows.shape[1])
         begins = torch.ones_like(complete)

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from action_tokenizers.codecs.finite import all_finite
 from action_tokenizers.errors import ActionShapeError, ActionValueError, TokenError
 
-__all__ = ["hold_last", "is_chunk_list", "open_actions", "open_ids", "open_mask"]
+__all__ = ["hold_last", "is_chunk_list", "open_actions", "open_ids", "open_mask", "refuse_odd"]
 
 GiveBack = Callable[[torch.Tensor], Any]
 
@@ -21,14 +22,23 @@ def is_chunk_list(actions: Any) -> bool:
     return isinstance(actions, (list, tuple)) and any(isinstance(a, (np.ndarray, torch.Tensor)) for a in actions)
 
 
-def open_actions(actions: Any, device: torch.device) -> tuple[torch.Tensor, GiveBack]:
+def open_actions(actions: Any, device: torch.device, *, odd: bool = False) -> tuple[torch.Tensor, GiveBack]:
     """Return `(b, t, d)` float32 on `device`, and a function that gives a `(b, ...)` result the caller's form.
+
+    Args:
+        actions: what the caller brought.
+        device: of the tokenizer.
+        odd: let NaN and inf pass; the caller then leaves them to `refuse_odd`.
 
     Raises:
         ActionShapeError: not numbers, or fewer than two dims.
         ActionValueError: NaN or inf; names chunk, step and dim.
     """
     tensor = _tensor(actions, ActionShapeError, "actions (..., t, d)")
+    if _is_plain(tensor, torch.float32, 3, device) and tensor.numel():
+        if not odd:
+            refuse_odd(tensor)
+        return tensor, _give_back(actions, tensor.device, tensor.shape[:1])
     if tensor.dtype.is_complex or tensor.ndim < 2:
         what = tensor.dtype if tensor.dtype.is_complex else f"shape {tuple(tensor.shape)}"
         raise ActionShapeError(f"expected real actions (..., t, d), got {what}; one step is (1, d)")
@@ -36,16 +46,21 @@ def open_actions(actions: Any, device: torch.device) -> tuple[torch.Tensor, Give
     if t == 0 or d == 0:
         raise ActionShapeError(f"expected chunks of at least one step and dim, got shape {tuple(tensor.shape)}")
     chunks = tensor.detach().to(device=device, dtype=torch.float32).reshape(-1, t, d)
-    # one pass instead of a mask: a sum is finite exactly when all terms are, short of overflow
-    if not bool(torch.isfinite(chunks.sum(dtype=torch.float64))):
-        bad = (~torch.isfinite(chunks)).nonzero()
-        if len(bad):
-            chunk, step, dim = bad[0].tolist()
-            raise ActionValueError(
-                f"expected finite actions, got {chunks[chunk, step, dim].item()} in chunk {chunk}, step {step}, "
-                f"dim {dim} ({len(bad)} such values); clean or drop that chunk"
-            )
+    if not odd:
+        refuse_odd(chunks)
     return chunks, _give_back(actions, tensor.device, lead)
+
+
+def refuse_odd(chunks: torch.Tensor) -> None:
+    """Raise ActionValueError where `chunks (b, t, d)` hold NaN or inf; names chunk, step and dim."""
+    if all_finite(chunks):
+        return
+    bad = (~torch.isfinite(chunks)).nonzero()
+    chunk, step, dim = bad[0].tolist()
+    raise ActionValueError(
+        f"expected finite actions, got {chunks[chunk, step, dim].item()} in chunk {chunk}, step {step}, "
+        f"dim {dim} ({len(bad)} such values); clean or drop that chunk"
+    )
 
 
 def open_ids(ids: Any, device: torch.device, pad_id: int | None) -> tuple[torch.Tensor, GiveBack]:
@@ -62,6 +77,8 @@ def open_ids(ids: Any, device: torch.device, pad_id: int | None) -> tuple[torch.
         given = next((row for row in ids if isinstance(row, torch.Tensor)), given)
         ids = _pad_rows(ids, pad_id)
     tensor = _tensor(_boxed(ids), TokenError, "ids (..., n)")
+    if given is ids and _is_plain(tensor, torch.int64, 2, device):
+        return tensor, _give_back(ids, tensor.device, tensor.shape[:1])
     if tensor.numel() == 0:
         tensor = tensor.to(torch.int64)  # an empty list has no dtype to speak of
     if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool:
@@ -102,6 +119,11 @@ def hold_last(chunks: torch.Tensor, is_pad: torch.Tensor) -> torch.Tensor:
     first = (~is_pad).int().argmax(dim=1, keepdim=True)  # padding before the first real step holds that one
     source = torch.where(source < 0, first, source)
     return chunks.gather(1, source[..., None].expand_as(chunks))
+
+
+def _is_plain(tensor: torch.Tensor, dtype: torch.dtype, ndim: int, device: torch.device) -> bool:
+    """Say whether a tensor is as wanted already: at batch 1 conversions count, also those that do nothing."""
+    return tensor.dtype == dtype and tensor.ndim == ndim and not tensor.requires_grad and tensor.device == device
 
 
 def _tensor(value: Any, error: type[Exception], expected: str) -> torch.Tensor:
@@ -155,7 +177,8 @@ def _pad_rows(rows: Sequence[Any], pad_id: int | None) -> Any:
 
 def _give_back(given: Any, device: torch.device, lead: torch.Size) -> GiveBack:
     def give_back(result: torch.Tensor) -> Any:
-        result = result.reshape(lead + result.shape[1:])
+        if len(lead) != 1:
+            result = result.reshape(lead + result.shape[1:])
         return result.to(device) if isinstance(given, torch.Tensor) else result.cpu().numpy()
 
     return give_back

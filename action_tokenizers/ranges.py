@@ -89,6 +89,11 @@ class Range(nn.Module):
         asked = "no key" if key is None else f"key {key!r}"
         raise ActionShapeError(f"expected key= one of {list(self.keys)}, got {asked}")
 
+    def bounds(self, key: str | None = None) -> tuple[_Floats, _Floats]:
+        """Return what becomes -1 and +1, `(d,)` each, for kernels on the CPU."""
+        row, low, high = self.index(key), self._buffers["low"], self._buffers["high"]  # a quicker way to self.low
+        return low.cpu().numpy()[row], high.cpu().numpy()[row]  # type: ignore[union-attr]
+
     def to_unit(self, actions: torch.Tensor, key: str | None = None) -> torch.Tensor:
         """Map actions `(..., d)` float32 to [-1, 1], clipped."""
         row = self.index(key)

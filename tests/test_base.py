@@ -25,7 +25,7 @@ from action_tokenizers import (
     ResidualVQTokenizer,
     TokenError,
 )
-from action_tokenizers.base import range_of
+from action_tokenizers.base import SHORT_CUTS, range_of
 from action_tokenizers.data.chunks import chunks
 from action_tokenizers.data.synthetic import smooth_chunks, smooth_episodes
 from action_tokenizers.errors import ActionTokenizerError, UnknownTokenizerError
@@ -418,6 +418,101 @@ class TestDevice:
             assert tokenizer.clip_report(there).device == there.device
             assert [chunk.device for chunk in tokenizer.quantize(list(there[:2]))] == [there.device] * 2
             assert tokenizer.encode(list(there[:2])).device == there.device
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator here")
+    def test_actions_and_ids_stay_on_the_accelerator(self, monkeypatch):
+        """All families but FAST, whose byte-pair encoding says that it runs on the CPU."""
+        actions = torch.from_numpy(smooth_chunks(200, 16, 4)).cuda()
+        for tokenizer in families()[:-1]:
+            tokenizer.fit(actions.cpu()).to("cuda")
+            tokenizer.decode(tokenizer.encode(actions))
+            with monkeypatch.context() as patch:
+                for way_out in ("cpu", "numpy", "tolist"):
+                    patch.setattr(torch.Tensor, way_out, lambda tensor, way=way_out: pytest.fail(f"{way}() of data"))
+                ids = tokenizer.encode(actions)
+                assert tokenizer.decode(ids).device == ids.device == actions.device
+
+
+class TestShortCuts:
+    """One pass over memory gives what the steps give."""
+
+    @pytest.mark.parametrize("keys", [("default",), ("a", "b")])
+    @every_family
+    def test_give_what_the_steps_give(self, tokenizer, keys, monkeypatch):
+        samples = [smooth_episodes(6, action_dim=3, key=key, seed=i) for i, key in enumerate(keys)]
+        tokenizer = clone(tokenizer).set_params(horizon=5).fit(samples)
+        actions = ACTIONS * np.float32(1.3)  # some lie outside the range
+        key = keys[-1]
+        ids = tokenizer.encode(actions, key=key)
+        decoded, one = tokenizer.decode(ids, key=key), tokenizer.decode(ids[:1], key=key)
+        for short_cut in SHORT_CUTS:
+            monkeypatch.setattr(type(tokenizer), short_cut, getattr(ActionTokenizer, short_cut))
+        np.testing.assert_array_equal(tokenizer.encode(actions, key=key), ids)
+        np.testing.assert_array_equal(tokenizer.decode(ids, key=key), decoded)
+        np.testing.assert_array_equal(one, decoded[:1])
+
+    @every_family
+    def test_refuse_nan_with_its_place(self, tokenizer):
+        fitted = clone(tokenizer).set_params(horizon=5).fit(ACTIONS)
+        for chunks_in in (ACTIONS, torch.from_numpy(ACTIONS), ACTIONS.astype(np.float64), np.asfortranarray(ACTIONS)):
+            bad = copy.deepcopy(chunks_in)
+            bad[41, 3, 2] = np.nan
+            with pytest.raises(ActionValueError, match="got nan in chunk 41, step 3, dim 2"):
+                fitted.encode(bad)
+            is_pad = np.zeros(ACTIONS.shape[:2], bool)
+            is_pad[41, 3:] = True
+            with pytest.raises(ActionValueError, match="got nan in chunk 41, step 3, dim 2"):
+                fitted.encode(bad, action_is_pad=is_pad)
+
+    @every_family
+    def test_refuse_ids_as_the_steps_do(self, tokenizer):
+        fitted = clone(tokenizer).set_params(horizon=5).fit(ACTIONS)
+        ids = fitted.encode(ACTIONS)
+        ids[7, 0] = fitted.vocab_size + 3
+        with pytest.raises(TokenError, match=r"position 0, which cannot stand there \(row 7, 1 of 60 rows\)"):
+            fitted.decode(ids)
+        assert not fitted.try_decode(ids)[1][7]
+
+    def test_ids_and_actions_in_any_order_in_memory(self):
+        for tokenizer in families():
+            fitted = tokenizer.fit(ACTIONS)
+            ids = fitted.encode(ACTIONS)
+            np.testing.assert_array_equal(fitted.encode(np.asfortranarray(ACTIONS)), ids)
+            np.testing.assert_array_equal(
+                fitted.encode(torch.from_numpy(ACTIONS)[::2]).numpy(), fitted.encode(ACTIONS[::2])
+            )
+            np.testing.assert_array_equal(fitted.decode(np.asfortranarray(ids)), fitted.decode(ids))
+            np.testing.assert_array_equal(fitted.decode(torch.from_numpy(ids).T.contiguous().T), fitted.decode(ids))
+
+    def test_who_takes_a_step_anew_does_not_inherit_them(self):
+        class Shifted(BinningTokenizer):
+            def _encode(self, chunks):
+                return super()._encode(chunks).roll(1, 0)
+
+        class Halved(BinningTokenizer):
+            def _actions(self, read, key):
+                return super()._actions(read, key) / 2
+
+        plain, shifted, halved = (kind(bins=16).fit(ACTIONS) for kind in (BinningTokenizer, Shifted, Halved))
+        ids = plain.encode(ACTIONS)
+        np.testing.assert_array_equal(shifted.encode(ACTIONS), np.roll(ids, 1, 0))
+        np.testing.assert_array_equal(shifted.decode(ids), plain.decode(ids))
+        np.testing.assert_array_equal(halved.decode(ids), plain.decode(ids) / 2)
+        np.testing.assert_array_equal(halved.encode(ACTIONS), ids)
+
+    def test_tables_follow_the_tensors(self):
+        """A state dict loaded into a tokenizer that has already encoded, and pickles, replace what was built."""
+        others = {"edges": lambda t: t / 2, "codebook_0": lambda t: t.flip(0), "codebooks": lambda t: t.flip(1)}
+        for tokenizer in families()[:-1]:
+            fitted = tokenizer.fit(ACTIONS)
+            ids, state = fitted.encode(ACTIONS), fitted.state_dict()
+            changed = {name: others.get(name, torch.clone)(tensor) for name, tensor in state.items()}
+            fitted.load_state_dict(changed)
+            expected = fitted.encode(ACTIONS)
+            assert not np.array_equal(expected, ids)
+            copied = copy.deepcopy(fitted)
+            assert copied._tables_cache is None
+            np.testing.assert_array_equal(copied.encode(ACTIONS), expected)
 
 
 class TestProvenance:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from action_tokenizers.doors import hold_last, is_chunk_list, open_actions, open_ids, open_mask
+from action_tokenizers.doors import hold_last, is_chunk_list, open_actions, open_ids, open_mask, refuse_odd
 from action_tokenizers.errors import ActionShapeError, ActionValueError, TokenError
 
 CPU = torch.device("cpu")
@@ -69,6 +69,23 @@ def test_nan_and_inf_are_refused_with_their_place(bad, lead):
     with pytest.raises(ActionValueError, match=f"chunk {6 if lead else 0}, step 4, dim 2") as caught:
         open_actions(values, CPU)
     assert str(np.float32(bad)) in str(caught.value)
+
+
+def test_nan_and_inf_pass_where_they_are_left_to_the_caller():
+    values = np.zeros((3, 5, 3), np.float32)
+    values[2, 4, 1] = np.nan
+    chunks, _ = open_actions(values, CPU, odd=True)
+    with pytest.raises(ActionValueError, match=r"got nan in chunk 2, step 4, dim 1 \(1 such"):
+        refuse_odd(chunks)
+    refuse_odd(chunks[:2])
+
+
+def test_what_is_as_wanted_passes_without_a_copy():
+    actions, ids = torch.zeros(2, 3, 4), torch.zeros(2, 7, dtype=torch.int64)
+    assert open_actions(actions, CPU)[0] is actions
+    assert open_actions(actions.numpy(), CPU)[0].data_ptr() == actions.data_ptr()
+    assert open_ids(ids, CPU, None)[0] is ids
+    assert open_ids(ids.numpy(), CPU, None)[0].data_ptr() == ids.data_ptr()
 
 
 def test_infinities_that_cancel_are_still_refused():

@@ -239,3 +239,14 @@ def test_refuses_what_is_no_range(low, high, keys, error):
 def test_refuses_unknown_strategies_and_wrong_numbers_of_them(strategy, error, says):
     with pytest.raises(error, match=says):
         fit(strategy)
+
+
+def test_bounds_are_the_rows_of_a_key():
+    fitted = Range([[0.0, -1.0], [2.0, 3.0]], [[1.0, 1.0], [2.0, 5.0]], ["a", "b"])
+    low, high = fitted.bounds("b")
+    assert low.tolist() == [2.0, 3.0]
+    assert high.tolist() == [2.0, 5.0]
+    with pytest.raises(ActionShapeError, match="no key"):
+        fitted.bounds()
+    fitted.load_state_dict({"low": fitted.low - 1, "high": fitted.high + 1})
+    assert fitted.bounds("a")[0].tolist() == [-1.0, -2.0]

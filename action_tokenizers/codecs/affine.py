@@ -31,29 +31,29 @@ def to_unit(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Ten
         >>> to_unit(torch.tensor([[0.0, 5.0]]), torch.tensor([0.0, 5.0]), torch.tensor([4.0, 5.0])).tolist()
         [[-1.0, 0.0]]
     """
+    if x.device.type == "cpu":
+        return _fused(_to_unit_kernel, x, low, high)
     low, high = low.double(), high.double()
     middle, half = (high + low) / 2, (high - low) / 2
     scale = torch.where(half > 0, 1 / half, torch.zeros_like(half))
-    if x.device.type == "cpu":
-        return _fused(_to_unit_kernel, x, middle, scale)
     return ((x.double() - middle) * scale).clamp_(-1, 1).float()
 
 
 def from_unit(z: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
     """Inverse of `to_unit`; `z` outside [-1, 1] is clamped first, so the result is inside the range."""
-    half = (high.double() - low.double()) / 2
     if z.device.type == "cpu":
         return _fused(_from_unit_kernel, z, low, high)
+    half = (high.double() - low.double()) / 2
     # from the nearer end, so that both ends come back exactly however different they are in size
     value = z.double().clamp_(-1, 1)
     return torch.where(value < 0, low.double() + (value + 1) * half, high.double() - (1 - value) * half).float()
 
 
-def _fused(kernel: Any, x: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    rows = x.detach().contiguous().view(-1, first.numel())
+def _fused(kernel: Any, x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    rows = x.detach().contiguous().view(-1, low.numel())
     out = torch.empty_like(rows)
     source, target = rows.numpy(), out.numpy()
-    a, b = first.double().numpy(), second.double().numpy()
+    a, b = low.contiguous().numpy(), high.contiguous().numpy()
     over_rows(lambda i, j: kernel(source[i:j], a, b, target[i:j]), len(source), least=4096)
     return out.view(x.shape)
 
@@ -62,7 +62,12 @@ _Array = npt.NDArray[Any]
 
 
 @kernel
-def _to_unit_kernel(x: _Array, middle: _Array, scale: _Array, out: _Array) -> None:
+def _to_unit_kernel(x: _Array, low: _Array, high: _Array, out: _Array) -> None:
+    middle, scale = np.empty(len(low), np.float64), np.empty(len(low), np.float64)
+    for j in range(len(low)):
+        half = (np.float64(high[j]) - np.float64(low[j])) / 2
+        middle[j] = (np.float64(high[j]) + np.float64(low[j])) / 2
+        scale[j] = 1 / half if half > 0 else 0.0
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
             z = (np.float64(x[i, j]) - middle[j]) * scale[j]
@@ -74,6 +79,7 @@ def _from_unit_kernel(z: _Array, low: _Array, high: _Array, out: _Array) -> None
     for i in range(z.shape[0]):
         for j in range(z.shape[1]):
             value = min(1.0, max(-1.0, np.float64(z[i, j])))
-            half = (high[j] - low[j]) / 2
+            bottom, top = np.float64(low[j]), np.float64(high[j])
+            half = (top - bottom) / 2
             # from the nearer end, so that both ends come back exactly however different they are in size
-            out[i, j] = np.float32(low[j] + (value + 1) * half if value < 0 else high[j] - (1 - value) * half)
+            out[i, j] = np.float32(bottom + (value + 1) * half if value < 0 else top - (1 - value) * half)

@@ -19,13 +19,14 @@ __all__ = ["Merges", "blank_runs", "build_merges", "encode_run"]
 _Array = npt.NDArray[Any]
 _Int = Any  # int outside a kernel, a machine integer inside
 
-# compatibility of every pair of ids is remembered for vocabularies up to this size (one byte a pair)
+# compatibility of every pair of ids is remembered for vocabularies up to this size (two bits a pair: it stays in cache)
 MOST_REMEMBERED = 4096
 # the first step into the trie, where nodes have most children, is a table for up to this many base symbols
 MOST_TABLED = 1024
 _HASH = 0x9E3779B97F4A7C1
 _UNKNOWN, _FITS, _CLASHES = 0, 1, 2
 _UNREAD = -2
+_CHILDREN, _BLANKS, _ID, _SPAN = 0, 1, 2, 3
 
 
 class Merges(NamedTuple):
@@ -42,12 +43,11 @@ class Merges(NamedTuple):
     blank: int
     root: npt.NDArray[np.int32]  # (base,) trie node of each symbol at the start of a piece
     second: npt.NDArray[np.int32]  # (base, base) node of each pair of symbols, -1: none; or empty
-    node_symbol: npt.NDArray[np.int32]  # trie nodes in depth-first order, the blank's child first
-    node_id: npt.NDArray[np.int32]  # the longest id on the way to a node
-    child: npt.NDArray[np.int32]
-    sibling: npt.NDArray[np.int32]
-    blanks: npt.NDArray[np.int32]  # how many blanks can follow a node; they are the nodes right after it
-    memo: npt.NDArray[np.uint8]  # (v * v,) or empty
+    # trie nodes in depth-first order, the blank's child first: where the children begin in `step`, how many blanks can
+    # follow (they are the nodes right after it), the longest id on the way there, and its span
+    nodes: npt.NDArray[np.int32]  # (n, 4)
+    step: npt.NDArray[np.int32]  # (s, 2): at the children's begin + symbol, whose child is there and which node it is
+    memo: npt.NDArray[np.uint8]  # (v * v / 4,) two bits a pair, or empty
 
 
 def build_merges(base: int, pairs: npt.NDArray[np.int32], blank: int = 0) -> Merges:
@@ -68,7 +68,9 @@ def build_merges(base: int, pairs: npt.NDArray[np.int32], blank: int = 0) -> Mer
     root, node_symbol, node_id, child, sibling, blanks, shorter = _trie(base, start, symbols, blank, reachable)
     second = np.full((base, base) if base <= MOST_TABLED else (0, 0), -1, np.int32)
     _fill_second(root, child, sibling, node_symbol, second)
-    memo = np.zeros(v * v if v <= MOST_REMEMBERED else 0, np.uint8)
+    offset, step = _displace(base, child, sibling, node_symbol)
+    nodes = np.stack([offset, blanks, node_id, np.where(node_id >= 0, span[node_id], 0)], 1).astype(np.int32)
+    memo = np.zeros((v * v + 3) // 4 if v <= MOST_REMEMBERED else 0, np.uint8)
     return Merges(
         left,
         right,
@@ -81,11 +83,8 @@ def build_merges(base: int, pairs: npt.NDArray[np.int32], blank: int = 0) -> Mer
         blank,
         root,
         second,
-        node_symbol,
-        node_id,
-        child,
-        sibling,
-        blanks,
+        nodes,
+        step,
         memo,
     )
 
@@ -170,6 +169,49 @@ def _fill_second(root: _Array, child: _Array, sibling: _Array, node_symbol: _Arr
         while node >= 0:
             second[symbol, node_symbol[node]] = node
             node = sibling[node]
+
+
+@kernel
+def _displace(base: int, child: _Array, sibling: _Array, node_symbol: _Array) -> tuple[_Array, _Array]:
+    """Lay the children of all nodes into one table so that a step is one look: first fit, nodes as they come."""
+    offset = np.zeros(len(child), np.int32)
+    step = np.full((len(child) + 2 * base, 2), -1, np.int32)
+    free = 0  # before it everything is taken
+    for node in range(len(child)):
+        first = child[node]
+        if first < 0:
+            continue
+        least, most = node_symbol[first], node_symbol[first]
+        after = sibling[first]
+        while after >= 0:
+            least, most = min(least, node_symbol[after]), max(most, node_symbol[after])
+            after = sibling[after]
+        while step[free, 0] >= 0:
+            free += 1
+        place = max(0, free - least)
+        while True:
+            if place + most >= len(step):
+                longer = np.full((2 * len(step) + most, 2), -1, np.int32)
+                longer[: len(step)] = step
+                step = longer
+            after = first
+            while after >= 0 and step[place + node_symbol[after], 0] < 0:
+                after = sibling[after]
+            if after < 0:
+                break
+            place += 1
+        offset[node] = place
+        after = first
+        while after >= 0:
+            step[place + node_symbol[after], 0], step[place + node_symbol[after], 1] = node, after
+            after = sibling[after]
+    ends = len(step)
+    while ends > 0 and step[ends - 1, 0] < 0:
+        ends -= 1
+    # any symbol may be asked of any node
+    padded = np.full((max(ends, offset.max() + base if len(offset) else 0) + 1, 2), -1, np.int32)
+    padded[:ends] = step[:ends]
+    return offset, padded
 
 
 @kernel
@@ -268,14 +310,15 @@ def encode_run(merges: Merges, symbols: _Array, runs: _Array, start: int, stop: 
     from which no cut reaches the end. One function on purpose: handing `merges` to helpers would count references
     to its arrays at every step, which costs more than the step.
     """
-    child, sibling, node_symbol, blanks = merges.child, merges.sibling, merges.node_symbol, merges.blanks
-    span, memo, root, second = merges.span, merges.memo, merges.root, merges.second
+    nodes, step, span, shorter = merges.nodes, merges.step, merges.span, merges.shorter
+    memo, root, second = merges.memo, merges.root, merges.second
     left, right, keys, ids = merges.left, merges.right, merges.pair_keys, merges.pair_ids
     v = np.int64(len(span))
     dead[start:stop] = False
     count = 0
-    position = start
-    piece = np.int64(_UNREAD)
+    piece: Any = np.int64(_UNREAD)
+    length: Any = np.int64(0)
+    position: Any = np.int64(start)
     while position < stop:
         if piece == _UNREAD:  # the longest id whose symbols stand here
             node = np.int64(root[symbols[position]])
@@ -289,41 +332,43 @@ def encode_run(merges: Merges, symbols: _Array, runs: _Array, start: int, stop: 
                 else:
                     reach = p
             while p < reach:
-                skip = min(runs[p], blanks[node])
+                skip = min(runs[p], nodes[node, _BLANKS])
                 if skip > 0:
                     node += skip
                     p += skip
                     continue
-                after = child[node]
-                while after >= 0 and node_symbol[after] != symbols[p]:
-                    after = sibling[after]
-                if after < 0:
+                place = nodes[node, _CHILDREN] + symbols[p]
+                if step[place, 0] != node:
                     break
-                node = np.int64(after)
+                node = np.int64(step[place, 1])
                 p += 1
-            piece = np.int64(merges.node_id[node])
+            piece = np.int64(nodes[node, _ID])
+            length = np.int64(nodes[node, _SPAN])
         while piece >= 0:  # the longest of its prefixes that goes with the piece before
-            end = position + span[piece]
+            end = position + length
             if end == stop or not dead[end]:
                 if count == 0:
                     break
                 before = np.int64(out[count - 1])
-                known = memo[before * v + piece] if len(memo) > 0 else np.uint8(_UNKNOWN)
+                place, shift = (before * v + piece) >> 2, ((before * v + piece) & 3) << 1
+                known = (memo[place] >> shift) & 3 if len(memo) > 0 else _UNKNOWN
                 if known == _UNKNOWN:
-                    known = np.uint8(_CLASHES if _clashes(left, right, keys, ids, before, piece, v) else _FITS)
-                    if len(memo) > 0:  # threads may race here; they write the same byte
-                        memo[before * v + piece] = known
+                    known = _CLASHES if _clashes(left, right, keys, ids, before, piece, v) else _FITS
+                    if len(memo) > 0:  # threads may race here; the worst is that one forgets what another learned
+                        memo[place] = np.uint8(memo[place] | (known << shift))
                 if known == _FITS:
                     break
-            piece = np.int64(merges.shorter[piece])
+            piece = np.int64(shorter[piece])
+            length = np.int64(span[piece])
         if piece >= 0:
             out[count] = piece
             count += 1
-            position += span[piece]
+            position += length
             piece = np.int64(_UNREAD)
         else:
             dead[position] = True
             count -= 1
             position -= span[out[count]]
-            piece = np.int64(merges.shorter[out[count]])
+            piece = np.int64(shorter[out[count]])
+            length = np.int64(span[piece])
     return count

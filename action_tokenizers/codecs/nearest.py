@@ -1,21 +1,26 @@
 """Nearest codeword of many vectors, and codebooks by k-means."""
 
 import warnings
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from action_tokenizers.codecs.kernel import kernel
+from action_tokenizers.codecs.kernel import kernel, loose_kernel
 from action_tokenizers.codecs.threads import over_rows
 
-__all__ = ["MOST_SEED", "fit_codebook", "nearest"]
+__all__ = ["MOST_SEED", "Books", "build_books", "fit_codebook", "nearest", "nearest_levels"]
 
 _Array = npt.NDArray[Any]
 
 # distances are computed for this many (vector, codeword) pairs at a time
 BLOCK = 1 << 21
+# a few float32 ulps of the largest term in a score, as a share of (|vector| + |codeword|)²
+MARGIN = np.float32(4e-6)
+# the kernel: vectors that meet a codebook while it is in cache, vectors and dims at a time, and codewords in a vector
+ROWS, BESIDE, STEP, WIDTH = 64, 4, 4, 32
 # k-means sees at most this many vectors, or ROWS_PER_CODEWORD per codeword where that is more
 LEAST_ROWS, ROWS_PER_CODEWORD = 8192, 64
 ITERATIONS = 50
@@ -23,11 +28,39 @@ ITERATIONS = 50
 MOST_SEED = (1 << 31) - 1
 
 
+class Books(NamedTuple):
+    """Codebooks as arrays for the kernel, one per level; rows and columns are filled up for vector instructions."""
+
+    words: npt.NDArray[np.float32]  # (levels, k, d) as they are
+    sizes: npt.NDArray[np.int64]  # (levels,) codewords of each
+    middle: npt.NDArray[np.float64]  # (levels, d) their mean
+    near: npt.NDArray[np.float32]  # (levels, d + , k +) -2 (codeword - middle), transposed
+    norms: npt.NDArray[np.float32]  # (levels, k +) |codeword - middle|²; infinite where there is none
+    reach: npt.NDArray[np.float32]  # (levels,) the largest |codeword - middle|
+
+
+def build_books(codebooks: Sequence[torch.Tensor]) -> Books:
+    """Prepare codebooks `(k_i, d)` float32 of one d for `nearest_levels`."""
+    sizes, d = np.array([len(book) for book in codebooks]), codebooks[0].shape[1]
+    levels, rows, columns = len(sizes), -(-d // STEP) * STEP, -(-int(sizes.max()) // WIDTH) * WIDTH
+    words, middle = np.zeros((levels, int(sizes.max()), d), np.float32), np.zeros((levels, d))
+    near, norms = np.zeros((levels, rows, columns), np.float32), np.full((levels, columns), np.inf, np.float32)
+    for level, (book, k) in enumerate(zip(codebooks, sizes, strict=True)):
+        words[level, :k] = book.cpu().numpy()
+        # about their middle vectors and codewords are short, and so are the rounding errors of their products
+        middle[level] = words[level, :k].mean(0, dtype=np.float64)
+        short = (words[level, :k] - middle[level]).astype(np.float32)
+        near[level, :d, :k] = -2 * short.T
+        norms[level, :k] = np.square(short).sum(1)
+    reach = np.sqrt(np.where(np.isinf(norms), 0, norms).max(1))
+    return Books(words, sizes, middle, near, norms, reach)
+
+
 def nearest(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     """Return the index of the nearest codeword (Euclidean; the first of equals), `(n,)` int64.
 
-    A matrix product finds the candidates. Where rounding could decide between several, they are compared exactly
-    in float64, so that a vector gets the same codeword in every batch.
+    Products find the candidates. Where rounding could decide between several, they are compared exactly in float64,
+    so that a vector gets the same codeword in every batch.
 
     Args:
         vectors: `(n, d)` float.
@@ -37,8 +70,14 @@ def nearest(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
         >>> nearest(torch.tensor([[0.2], [0.9]]), torch.tensor([[0.0], [1.0]])).tolist()
         [0, 1]
     """
+    if vectors.device.type == "cpu":
+        return nearest_levels(vectors, build_books([codebook]))[:, 0]
+    return _nearest_on_device(vectors, codebook)
+
+
+def _nearest_on_device(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
+    """Return what `nearest` does, by torch operations alone."""
     out = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
-    # about their middle vectors and codewords are short, and so are the rounding errors of their products
     middle = codebook.double().mean(0)
     near = (codebook.double() - middle).float()
     norms = near.square().sum(1)
@@ -48,51 +87,122 @@ def nearest(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
         block = vectors[start : start + rows]
         short = (block.double() - middle).float()
         scores = torch.addmm(norms, short, near.T, alpha=-2)
-        # a few float32 ulps of the largest term in a score
-        margin = 4e-6 * (short.norm(dim=1) + reach).square()
+        margin = MARGIN * (short.norm(dim=1) + reach).square()
         out[start : start + len(block)] = _pick(scores, margin, block, codebook)
     return out
 
 
 def _pick(scores: torch.Tensor, margin: torch.Tensor, vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     """Return the codeword of least score `(n, k)`; within `margin (n,)` of it, the truly nearest one."""
-    if scores.device.type == "cpu":
-        index = torch.empty(len(scores), dtype=torch.int64, device="cpu")
-        s, m, x, c, out = (a.contiguous().numpy() for a in (scores, margin, vectors, codebook, index))
-        over_rows(lambda i, j: _pick_rows(s[i:j], m[i:j], x[i:j], c, out[i:j]), len(s), least=512)
-        return index
     best, index = scores.min(1)
     close = scores <= (best + margin)[:, None]
-    for row in (close.sum(1) > 1).nonzero()[:, 0].tolist():
-        candidates = close[row].nonzero()[:, 0]
-        distances = (codebook[candidates].double() - vectors[row].double()).square().sum(1)
-        index[row] = candidates[distances.argmin()]
+    several = (close.sum(1) > 1).nonzero()[:, 0]
+    # a block holds no more numbers than the scores do
+    for rows in torch.split(several, max(1, BLOCK // codebook.numel())):
+        distances = (codebook.double() - vectors[rows].double()[:, None]).square().sum(-1)
+        index[rows] = distances.masked_fill(~close[rows], torch.inf).argmin(1)
     return index
 
 
+def nearest_levels(vectors: torch.Tensor, books: Books) -> torch.Tensor:
+    """Return the codeword of each level, nearest to what the levels before it left over, `(n, levels)` int64.
+
+    Args:
+        vectors: `(n, d)` float, on the CPU.
+        books: as `build_books` prepares them.
+    """
+    source = vectors.detach().contiguous().numpy()
+    out = np.empty((len(source), len(books.sizes)), np.int64)
+    over_rows(lambda i, j: _levels(*books, source[i:j], out[i:j]), len(source), least=ROWS)
+    return torch.from_numpy(out)
+
+
 @kernel
-def _pick_rows(scores: _Array, margin: _Array, vectors: _Array, codebook: _Array, out: _Array) -> None:
-    for i in range(len(scores)):
-        best = 0
-        for k in range(1, scores.shape[1]):
-            if scores[i, k] < scores[i, best]:
-                best = k
-        limit = scores[i, best] + margin[i]
-        close = 0
-        for k in range(scores.shape[1]):
-            close += scores[i, k] <= limit
-        out[i] = best
-        if close == 1:
-            continue
-        least = np.inf
-        for k in range(scores.shape[1]):
-            if scores[i, k] <= limit:
-                total = 0.0
-                for j in range(vectors.shape[1]):
-                    total += (np.float64(vectors[i, j]) - np.float64(codebook[k, j])) ** 2
-                if total < least:
-                    least = total
-                    out[i] = k
+def _levels(
+    words: _Array,
+    sizes: _Array,
+    middle: _Array,
+    near: _Array,
+    norms: _Array,
+    reach: _Array,
+    vectors: _Array,
+    out: _Array,
+) -> None:
+    n, d = vectors.shape
+    left, short = np.zeros((ROWS, d), np.float64), np.zeros((ROWS, near.shape[1]), np.float32)
+    margin, scores = np.zeros(ROWS, np.float32), np.empty((BESIDE, near.shape[2]), np.float32)
+    for start in range(0, n, ROWS):
+        rows = min(ROWS, n - start)
+        for i in range(rows):
+            for j in range(d):
+                left[i, j] = vectors[start + i, j]
+        # level by level, so that a codebook stays in cache for all rows
+        for level in range(len(sizes)):
+            for i in range(rows):
+                square = np.float32(0)
+                for j in range(d):
+                    short[i, j] = np.float32(left[i, j] - middle[level, j])
+                    square += short[i, j] * short[i, j]
+                margin[i] = MARGIN * (np.sqrt(square) + reach[level]) ** 2
+            for i in range(0, rows, BESIDE):
+                _score(short, i, near[level], norms[level], scores)
+                for b in range(min(BESIDE, rows - i)):
+                    out[start + i + b, level] = _choose(
+                        scores, b, sizes[level], margin[i + b], left, i + b, words[level]
+                    )
+            for i in range(rows):
+                word = out[start + i, level]
+                for j in range(d):
+                    left[i, j] -= words[level, word, j]
+
+
+@loose_kernel
+def _score(short: _Array, first: int, near: _Array, norms: _Array, scores: _Array) -> None:
+    """Fill `scores (4, k)` with |codeword|² - 2 codeword · vector of the four vectors from `first` on."""
+    width = near.shape[1]
+    for k in range(width):
+        scores[0, k] = scores[1, k] = scores[2, k] = scores[3, k] = norms[k]
+    for j in range(0, near.shape[0], STEP):
+        a0, a1, a2, a3 = short[first, j], short[first, j + 1], short[first, j + 2], short[first, j + 3]
+        b0, b1, b2, b3 = short[first + 1, j], short[first + 1, j + 1], short[first + 1, j + 2], short[first + 1, j + 3]
+        c0, c1, c2, c3 = short[first + 2, j], short[first + 2, j + 1], short[first + 2, j + 2], short[first + 2, j + 3]
+        d0, d1, d2, d3 = short[first + 3, j], short[first + 3, j + 1], short[first + 3, j + 2], short[first + 3, j + 3]
+        for k in range(width):  # four codebook rows for four vectors: one load serves four products
+            w, x, y, z = near[j, k], near[j + 1, k], near[j + 2, k], near[j + 3, k]
+            scores[0, k] += a0 * w + a1 * x + a2 * y + a3 * z
+            scores[1, k] += b0 * w + b1 * x + b2 * y + b3 * z
+            scores[2, k] += c0 * w + c1 * x + c2 * y + c3 * z
+            scores[3, k] += d0 * w + d1 * x + d2 * y + d3 * z
+
+
+@loose_kernel
+def _least(scores: _Array, row: int) -> Any:
+    least = scores[row, 0]
+    for k in range(scores.shape[1]):
+        least = min(least, scores[row, k])
+    return least
+
+
+@kernel
+def _choose(scores: _Array, row: int, size: int, margin: Any, vectors: _Array, vector: int, words: _Array) -> int:
+    """Return the codeword of least score; within `margin` of it, the truly nearest one."""
+    limit = _least(scores, row) + margin
+    close, first = 0, size
+    for k in range(scores.shape[1]):
+        is_close = scores[row, k] <= limit
+        close += is_close
+        first = min(first, k if is_close else size)
+    if close == 1:
+        return first
+    best, least = first, np.inf
+    for k in range(first, size):
+        if scores[row, k] <= limit:
+            total = 0.0
+            for j in range(words.shape[1]):
+                total += (vectors[vector, j] - np.float64(words[k, j])) ** 2
+            if total < least:
+                best, least = k, total
+    return best
 
 
 def fit_codebook(vectors: torch.Tensor, k: int, seed: int) -> torch.Tensor:

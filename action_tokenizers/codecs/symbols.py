@@ -17,6 +17,7 @@ from action_tokenizers.codecs.kernel import kernel
 
 __all__ = [
     "Alphabet",
+    "Speller",
     "Tables",
     "alphabet_size",
     "build_tables",
@@ -54,6 +55,20 @@ def _high_digits(bound: int, radix: int) -> int:
     return -(-(2 * bound + 1) // radix) if radix else 0
 
 
+class Speller(NamedTuple):
+    """What decoding needs of `Tables`: to hand a kernel all of them takes as long as a chunk."""
+
+    value: npt.NDArray[np.int32]
+    span: npt.NDArray[np.int64]
+    nonzero: npt.NDArray[np.int32]
+    nonzero_start: npt.NDArray[np.int64]
+    high: int
+    low: int
+    first_merge: int
+    bound: int
+    radix: int
+
+
 class Tables(NamedTuple):
     """An alphabet and its merges as arrays for the kernels."""
 
@@ -61,11 +76,23 @@ class Tables(NamedTuple):
     value: npt.NDArray[np.int32]  # (size,) coefficient of a base symbol, digit of a digit
     symbol: npt.NDArray[np.int32]  # (2 bound + 1,) base symbol of coefficient c - bound; -1: escaped
     span: npt.NDArray[np.int64]  # (v,) coefficients an id stands for; a high digit stands for none yet
+    nonzero: npt.NDArray[np.int32]  # (z, 2) place within its id, and value, of every coefficient that is not zero
+    nonzero_start: npt.NDArray[np.int64]  # (v + 1,) where an id's lie; digits have none
     high: int  # ids of the first high digit,
     low: int  # the first low digit
     first_merge: int  # and the first merge
     bound: int
     radix: int
+
+    @property
+    def coder(self) -> tuple[Merges, npt.NDArray[np.int32], int, int, int]:
+        """What `encode_rows` takes first."""
+        return self.merges, self.symbol, self.high, self.low, self.radix
+
+    @property
+    def speller(self) -> Speller:
+        """The part that decoding needs."""
+        return Speller(self.value, self.span, self.nonzero, self.nonzero_start, *self[-5:])
 
 
 def count_values(coefficients: npt.NDArray[np.int32], bound: int) -> npt.NDArray[np.int64]:
@@ -109,7 +136,31 @@ def build_tables(alphabet: Alphabet, pairs: npt.NDArray[np.int32]) -> Tables:
     span = merges.span.astype(np.int64)
     span[m : m + high_digits] = 0
     value = np.concatenate([alphabet.values, np.arange(high_digits), np.arange(alphabet.radix)]).astype(np.int32)
-    return Tables(merges, value, symbol, span, m, m + high_digits, alphabet.size, alphabet.bound, alphabet.radix)
+    nonzero, nonzero_start = _nonzero(alphabet, merges)
+    first_digit, low, first_merge = m, m + high_digits, alphabet.size
+    return Tables(
+        merges,
+        value,
+        symbol,
+        span,
+        nonzero,
+        nonzero_start,
+        first_digit,
+        low,
+        first_merge,
+        alphabet.bound,
+        alphabet.radix,
+    )
+
+
+def _nonzero(alphabet: Alphabet, merges: Merges) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    owner = np.repeat(np.arange(len(merges.span)), merges.span)
+    place = np.arange(len(merges.symbols)) - merges.start[owner]
+    is_base = merges.symbols < len(alphabet.values)
+    value = np.where(is_base, alphabet.values[np.where(is_base, merges.symbols, 0)], 0)
+    kept = value != 0
+    start = np.concatenate([[0], np.cumsum(np.bincount(owner[kept], minlength=len(merges.span)))])
+    return np.stack([place[kept], value[kept]], 1).astype(np.int32), start.astype(np.int64)
 
 
 @kernel
@@ -125,14 +176,15 @@ def to_symbols(coefficients: _Array, symbol: _Array, bound: int) -> _Array:
 
 
 @kernel
-def encode_rows(tables: Tables, coefficients: _Array, out: _Array, lengths: _Array) -> int:
+def encode_rows(
+    merges: Merges, symbol: _Array, high: int, low: int, radix: int, coefficients: _Array, out: _Array, lengths: _Array
+) -> int:
     """Write the ids of the rows of `coefficients (n, l)` one after another to `out`, at most 2 l per row.
 
-    Fills `lengths (n,)` and returns how many ids were written.
+    The other arguments are those of `Tables`. Fills `lengths (n,)` and returns how many ids were written.
     """
     n, length = coefficients.shape
-    # locals, because every reach into the tuple counts references
-    symbol, bound, merges = tables.symbol, tables.bound, tables.merges
+    bound = len(symbol) // 2
     symbols = np.empty(length, np.int32)
     runs = np.empty(length, np.int32)
     dead = np.empty(length, np.bool_)
@@ -150,8 +202,8 @@ def encode_rows(tables: Tables, coefficients: _Array, out: _Array, lengths: _Arr
             count += encode_run(merges, symbols, runs, start, stop, out[count:], dead)
             if stop < length:
                 shifted = coefficients[i, stop] + bound
-                out[count] = tables.high + shifted // tables.radix
-                out[count + 1] = tables.low + shifted % tables.radix
+                out[count] = high + shifted // radix
+                out[count + 1] = low + shifted % radix
                 count += 2
             start = stop + 1
         lengths[i] = count - first

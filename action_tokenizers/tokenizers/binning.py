@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from action_tokenizers.base import Progress, ScalarCells
+from action_tokenizers.codecs.bin_rows import CellTables, build_cells, decode_bins, encode_bins
 from action_tokenizers.codecs.bins import (
     Cells,
     bin_index,
@@ -19,7 +20,9 @@ from action_tokenizers.codecs.bins import (
     quantile_cells,
     uniform_cells,
 )
+from action_tokenizers.doors import refuse_odd
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
+from action_tokenizers.ranges import OpenRange
 from action_tokenizers.slots import SlotTokenizer
 
 __all__ = ["BinningTokenizer"]
@@ -177,6 +180,33 @@ class BinningTokenizer(SlotTokenizer, name="binning"):
     def _slot_meaning(self, horizon: int, action_dim: int) -> torch.Tensor:
         steps, dims = torch.arange(horizon), torch.arange(action_dim)
         return torch.cartesian_prod(steps, dims, torch.zeros(1, dtype=torch.int64))
+
+    def _tables(self) -> CellTables:
+        """Return the kernels' arrays, built at the first call after fit or load."""
+        if self._tables_cache is None:
+            edges, centres = self.edges.cpu().numpy(), self.centres.cpu().numpy()
+            self._tables_cache = build_cells(edges, centres, np.array(self._sizes["bins"]), self._shares_ids())
+        tables: CellTables = self._tables_cache
+        return tables
+
+    def _encode_actions(self, chunks: torch.Tensor, key: str | None) -> torch.Tensor:
+        fitted = self._fitted_range()
+        if chunks.device.type != "cpu" or isinstance(fitted, OpenRange):
+            return super()._encode_actions(chunks, key)
+        b, t, d = chunks.shape
+        ids = np.empty((b, t * d), np.int64)  # numpy asks for huge pages, torch does not
+        source, target = chunks.contiguous().numpy().reshape(b * t, d), ids.reshape(b * t, d)
+        if not encode_bins(self._tables(), source, *fitted.bounds(key), target):
+            refuse_odd(chunks)
+        return torch.from_numpy(ids)
+
+    def _decode_whole(self, ids: torch.Tensor, horizon: int, action_dim: int, key: str | None) -> torch.Tensor | None:
+        fitted = self._fitted_range()
+        if ids.device.type != "cpu" or ids.shape[1] != horizon * action_dim or isinstance(fitted, OpenRange):
+            return None
+        actions = np.empty((len(ids), horizon, action_dim), np.float32)
+        source, target = ids.contiguous().numpy().reshape(-1, action_dim), actions.reshape(-1, action_dim)
+        return torch.from_numpy(actions) if decode_bins(self._tables(), source, *fitted.bounds(key), target) else None
 
     def _encode(self, chunks: torch.Tensor) -> torch.Tensor:
         b, t, d = chunks.shape

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 
 from action_tokenizers.base import ActionTokenizer, Progress
-from action_tokenizers.codecs.bpe_train import train_merges
-from action_tokenizers.codecs.dct import coefficient_bound, dct_matrix, dct_round, idct
+from action_tokenizers.codecs.bpe_train import MergeTrainer, train_merges
+from action_tokenizers.codecs.dct import coefficient_bound, dct_round, dct_weights, idct, idct_weights
+from action_tokenizers.codecs.dct_bpe import decode_chunks, encode_chunks
 from action_tokenizers.codecs.symbols import (
     Alphabet,
     Tables,
@@ -21,12 +22,12 @@ from action_tokenizers.codecs.symbols import (
     choose_alphabet,
     count_values,
     decode_rows,
-    encode_rows,
     pack_rows,
     parse_rows,
     to_symbols,
 )
 from action_tokenizers.codecs.threads import over_rows
+from action_tokenizers.doors import refuse_odd
 from action_tokenizers.errors import ActionValueError, FormatError
 from action_tokenizers.tokenizers.tokenizer_json import MOST_SYMBOLS, symbol_level
 
@@ -108,10 +109,6 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
     def _fixed_length(self) -> bool:
         return False
 
-    def _forget(self) -> None:
-        super()._forget()
-        self._tables_cache: Tables | None = None
-
     def _alphabet_size(self) -> int:
         # the sizes alone decide it, so that a config says how wide a policy's head is
         return alphabet_size(self._sizes["alphabet"], self._bound(), self._sizes["radix"])
@@ -146,28 +143,42 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
         """Choose the alphabet and the merges that fill `room` ids.
 
         A symbol for a rare value is worth as many ids as the value occurs, a merge as many as its pair does. So
-        values rarer than the last merge give up their symbol, and the merges are learned again.
+        values rarer than the last merge give up their symbol, and more merges are learned instead.
         """
-        counts = count_values(coefficients, self._bound())
-        least = 2
-        while True:
+        counts, bound = count_values(coefficients, self._bound()), self._bound()
+
+        def choose(least: int) -> Alphabet:
             try:
-                alphabet = choose_alphabet(counts, room, least)
+                return choose_alphabet(counts, room, least)
             except ValueError as error:
                 raise ActionValueError(
-                    f"expected vocab_size >= {error} and a pad, for coefficients within ±{self._bound()} "
+                    f"expected vocab_size >= {error} and a pad, for coefficients within ±{bound} "
                     f"(scale {self._params['scale']}, horizon {self._horizon}), got {room + 1}"
                 ) from error
+
+        wide = choose(2)
+        symbol = build_tables(wide, np.empty((0, 2), np.int32)).symbol
+        merges = room - wide.size
+        trainer = MergeTrainer(to_symbols(coefficients, symbol, bound), wide.size, merges + len(wide.values))
+        pairs, seen = trainer.learn(merges)
+        if len(pairs) < merges or not len(pairs):
+            return wide, pairs
+        is_rare = (counts[wide.values + bound] < seen[-1]) & (wide.values != 0)
+        if seen[-1] <= 2 or not bool(is_rare.any()):
+            return wide, pairs
+        # no merge so far holds a rare value, so learning anew without them would begin with these same merges
+        alphabet = choose(int(seen[-1]))
+        retired = np.flatnonzero(~np.isin(wide.values, alphabet.values))
+        if np.isin(pairs, retired).any():  # so little room that the digits drive out frequent values too
             symbol = build_tables(alphabet, np.empty((0, 2), np.int32)).symbol
-            joined = to_symbols(coefficients, symbol, alphabet.bound)
-            pairs, seen = train_merges(joined, alphabet.size, room - alphabet.size)
-            full = len(pairs) == room - alphabet.size and len(pairs) > 0
-            if least > 2 or not full or int(seen[-1]) <= least:
-                return alphabet, pairs
-            least = int(seen[-1])
-            values = counts[alphabet.values + alphabet.bound]
-            if not bool((values[alphabet.values != 0] < least).any()):
-                return alphabet, pairs
+            joined = to_symbols(coefficients, symbol, bound)
+            return alphabet, train_merges(joined, alphabet.size, room - alphabet.size)[0]
+        trainer.retire(retired)
+        more, _ = trainer.learn(max(0, room - alphabet.size - merges))
+        pairs = np.concatenate([pairs, more])[: room - alphabet.size]
+        base = np.searchsorted(alphabet.values, wide.values[np.minimum(pairs, len(wide.values) - 1)])
+        is_merge = pairs >= wide.size
+        return alphabet, np.where(is_merge, pairs - wide.size + alphabet.size, base).astype(np.int32)
 
     def _allocate(self) -> None:
         sizes = self._sizes
@@ -200,54 +211,62 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
 
     def _tables(self) -> Tables:
         """Return the kernels' arrays, built at the first call after fit or load."""
-        tables = self._tables_cache
-        if tables is None:
+        if self._tables_cache is None:
             alphabet = Alphabet(self.alphabet.cpu().numpy(), self._bound(), self._sizes["radix"])
-            tables = self._tables_cache = build_tables(alphabet, self.merges.cpu().numpy())
+            self._tables_cache = build_tables(alphabet, self.merges.cpu().numpy())
+        tables: Tables = self._tables_cache
         return tables
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """Forget the tables: they belong to the tensors that are replaced."""
-        super()._load_from_state_dict(*args, **kwargs)
-        self._tables_cache = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the tables out: they are quicker built than sent to a worker."""
-        return {**self.__dict__, "_tables_cache": None}
 
     def _coefficients(self, chunks: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
         n, t, d = chunks.shape
         out = np.empty((n, t * d), np.int32)
-        matrix, scale, bound = dct_matrix(t), float(self._params["scale"]), self._bound()
-        over_rows(lambda i, j: dct_round(chunks[i:j], matrix, scale, bound, out[i:j]), n, least=64)
+        weights, bound = dct_weights(t, float(self._params["scale"])), self._bound()
+        over_rows(lambda i, j: dct_round(chunks[i:j], weights, bound, out[i:j]), n, least=64)
         return out
 
     def _encode(self, chunks: torch.Tensor) -> torch.Tensor:
-        source = chunks.cpu().numpy()
+        ends = np.ones(chunks.shape[2], np.float32)
+        return self._ids(chunks, -ends, ends)
+
+    def _encode_actions(self, chunks: torch.Tensor, key: str | None) -> torch.Tensor:
+        return self._ids(chunks, *self._fitted_range().bounds(key))
+
+    def _ids(self, chunks: torch.Tensor, low: npt.NDArray[np.float32], high: npt.NDArray[np.float32]) -> torch.Tensor:
+        source = chunks.cpu().contiguous().numpy()
         n, t, d = source.shape
         tables, width = self._tables(), self._max_tokens(t, d)
-        matrix, scale = dct_matrix(t), float(self._params["scale"])
+        coder, weights = tables.coder, dct_weights(t, float(self._params["scale"]))
         # room for the longest rows there can be; only the memory that ids are written to is ever touched
         joined = np.empty(n * width, np.int32)
         lengths = np.empty(n, np.int64)
-        blocks: list[tuple[int, int]] = []
+        blocks: list[tuple[int, int, int, bool]] = []
 
         def encode(i: int, j: int) -> None:
-            blocks.append((i, j))
-            # small pieces, so that coefficients stay in cache between the two kernels
-            piece = np.empty((min(PIECE, j - i), t * d), np.int32)
-            place = i * width
-            for start in range(i, j, PIECE):
-                stop = min(start + PIECE, j)
-                part = piece[: stop - start]
-                dct_round(source[start:stop], matrix, scale, tables.bound, part)
-                place += encode_rows(tables, part, joined[place:], lengths[start:stop])
+            target = joined[i * width : j * width]
+            longest, finite = encode_chunks(*coder, source[i:j], low, high, weights, target, lengths[i:j])
+            blocks.append((i, j, longest, finite))
 
         over_rows(encode, n, least=PIECE)
-        ids = np.empty((n, int(lengths.max()) if n else 0), np.int64)
-        for i, j in blocks:
-            pack_rows(joined[i * width :], lengths[i:j], self.vocab_size - 1, ids[i:j])
+        if not all(finite for *_, finite in blocks):
+            refuse_odd(chunks)
+        ids = np.empty((n, max((longest for *_, longest, _ in blocks), default=0)), np.int64)
+        for i, j, *_ in blocks:
+            pack_rows(joined[i * width : j * width], lengths[i:j], len(tables.span), ids[i:j])
         return torch.from_numpy(ids).to(chunks.device)
+
+    def _decode_whole(self, ids: torch.Tensor, horizon: int, action_dim: int, key: str | None) -> torch.Tensor | None:
+        rows = ids.cpu().contiguous().numpy()
+        out = np.empty((len(rows), horizon, action_dim), np.float32)
+        tables, weights, scale = self._tables(), idct_weights(horizon), float(self._params["scale"])
+        low, high = self._fitted_range().bounds(key)
+        speller, pad = tables.speller, len(tables.span)
+        fine: list[bool] = []
+
+        def decode(i: int, j: int) -> None:
+            fine.append(decode_chunks(speller, rows[i:j], pad, weights, scale, low, high, out[i:j]))
+
+        over_rows(decode, len(rows), least=PIECE)
+        return torch.from_numpy(out).to(ids.device) if all(fine) else None
 
     def _parse(self, ids: torch.Tensor, horizon: int, action_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
         rows = ids.cpu().contiguous().numpy()
@@ -264,12 +283,12 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
         rows, used = ids.cpu().contiguous().numpy(), kept.cpu().numpy()
         out = np.empty((len(rows), horizon, action_dim), np.float32)
         said = np.empty(len(rows), np.int64)
-        tables, matrix, scale = self._tables(), dct_matrix(horizon), float(self._params["scale"])
+        tables, weights, scale = self._tables(), idct_weights(horizon), float(self._params["scale"])
 
         def part(i: int, j: int) -> None:
             coefficients = np.zeros((j - i, horizon * action_dim), np.int32)
             decode_rows(tables, rows[i:j], used[i:j], coefficients, said[i:j])
-            idct(coefficients, matrix, scale, out[i:j])
+            idct(coefficients, weights, scale, out[i:j])
 
         over_rows(part, len(rows), least=PIECE)
         short = said < action_dim  # not even the frequency 0 of every dim

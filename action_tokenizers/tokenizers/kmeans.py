@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from action_tokenizers.base import Progress
-from action_tokenizers.codecs.nearest import MOST_SEED, fit_codebook, nearest
+from action_tokenizers.codecs.nearest import MOST_SEED, Books, build_books, fit_codebook, nearest, nearest_levels
 from action_tokenizers.errors import ActionValueError
 from action_tokenizers.slots import SlotTokenizer
 
@@ -147,14 +147,25 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
         dims = torch.tensor([group[0] if len(group) == 1 else -1 for group in self._groups()])
         return torch.cartesian_prod(steps, dims, torch.zeros(1, dtype=torch.int64))
 
+    def _books(self) -> list[Books]:
+        """Return the kernel's arrays per group, built at the first call after fit or load."""
+        if self._tables_cache is None:
+            self._tables_cache = [build_books([self._codebook(g)]) for g in range(len(self._groups()))]
+        books: list[Books] = self._tables_cache
+        return books
+
     def _encode(self, chunks: torch.Tensor) -> torch.Tensor:
         b, t, _ = chunks.shape
         places = self._places(t)
         ids = torch.empty(b, places, len(self._groups()), dtype=torch.int64, device=chunks.device)
         for g, (dims, first) in enumerate(zip(self._groups(), self._first_ids(), strict=True)):
-            codebook = self._codebook(g)
-            vectors = chunks[:, :, dims].reshape(b * places, codebook.shape[1])
-            ids[:, :, g] = nearest(vectors, codebook).reshape(b, places) + first
+            codebook, whole = self._codebook(g), dims == list(range(chunks.shape[2]))
+            vectors = (chunks if whole else chunks[:, :, dims]).reshape(b * places, codebook.shape[1])
+            if chunks.device.type == "cpu":
+                found = nearest_levels(vectors, self._books()[g])[:, 0]
+            else:
+                found = nearest(vectors, codebook)
+            ids[:, :, g] = found.reshape(b, places) + first
         return ids.flatten(1)
 
     def _decode(self, ids: torch.Tensor, kept: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:

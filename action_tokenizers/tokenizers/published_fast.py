@@ -29,7 +29,7 @@ from action_tokenizers.codecs.byte_bpe import (
     parse_rows,
 )
 from action_tokenizers.codecs.byte_text import MOST_CHARACTER, write_characters
-from action_tokenizers.codecs.dct import coefficient_bound, dct_matrix, idct
+from action_tokenizers.codecs.dct import coefficient_bound, dct_matrix, idct, idct_weights
 from action_tokenizers.codecs.symbols import pack_rows
 from action_tokenizers.codecs.threads import over_rows
 from action_tokenizers.data.sample import ChunkSample
@@ -281,10 +281,6 @@ class PublishedFASTTokenizer(ActionTokenizer, name="published_fast"):
     def _fixed_length(self) -> bool:
         return False
 
-    def _forget(self) -> None:
-        super()._forget()
-        self._tables_cache: ByteTables | None = None
-
     def _settled(self) -> None:
         fitted = self._fitted_range()
         self.range = self._allocate_range(fitted.keys).to(fitted.low.device)
@@ -349,16 +345,8 @@ class PublishedFASTTokenizer(ActionTokenizer, name="published_fast"):
         """Return the kernels' arrays, built at the first call after a load."""
         if self._tables_cache is None:
             self._tables_cache = build_byte_tables(self._entries(), self.merges.cpu().numpy())
-        return self._tables_cache
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """Forget the tables: they belong to the tensors that are replaced."""
-        super()._load_from_state_dict(*args, **kwargs)
-        self._tables_cache = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the tables out: they are quicker built than sent to a worker."""
-        return {**self.__dict__, "_tables_cache": None}
+        tables: ByteTables = self._tables_cache
+        return tables
 
     def _limit(self) -> float:
         """The largest |z| to expect: 1 where a range maps there."""
@@ -422,13 +410,14 @@ class PublishedFASTTokenizer(ActionTokenizer, name="published_fast"):
         out = np.empty((len(rows), t, d), np.float32)
         said = np.empty(len(rows), np.int64)
         reader, (low, high) = self._tables().reader, self._characters(t)
-        matrix, scale, shift = dct_matrix(t), float(self._params["scale"]), self._params["min_token"]
+        matrix, weights = dct_matrix(t), idct_weights(t)
+        scale, shift = float(self._params["scale"]), self._params["min_token"]
 
         def decode(i: int, j: int) -> None:
             coefficients = np.full((j - i, t * d), -shift, np.int32)
             decode_rows(reader, rows[i:j], used[i:j], low, high, coefficients, said[i:j])
             coefficients += shift
-            idct(coefficients, matrix, scale, out[i:j])
+            idct(coefficients, weights, scale, out[i:j])
 
         over_rows(decode, len(rows), least=64)
         # a rounded coefficient is off by half a step at most, and a value by the sum of what they weigh in it

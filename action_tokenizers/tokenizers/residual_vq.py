@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch
 
 from action_tokenizers.base import Progress
-from action_tokenizers.codecs.nearest import MOST_SEED, fit_codebook, nearest
+from action_tokenizers.codecs.nearest import MOST_SEED, Books, build_books, fit_codebook, nearest
 from action_tokenizers.codecs.residual import residual_decode, residual_encode
 from action_tokenizers.errors import ActionValueError
 from action_tokenizers.slots import SlotTokenizer
@@ -160,9 +160,18 @@ class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
     def _slot_meaning(self, horizon: int, action_dim: int) -> torch.Tensor:
         return torch.tensor([[-1, -1, level] for level in range(self._max_tokens(horizon, action_dim))])
 
+    def _books(self) -> Books:
+        """Return the kernel's arrays, built at the first call after fit or load."""
+        if self._tables_cache is None:
+            self._tables_cache = build_books(self._levels())
+        books: Books = self._tables_cache
+        return books
+
     def _encode(self, chunks: torch.Tensor) -> torch.Tensor:
         first, _ = self._slots(0, 0)
-        return residual_encode(self._project(chunks.flatten(1), self.mean, self.basis), self._levels()) + first
+        vectors = self._project(chunks.flatten(1), self.mean, self.basis)
+        books = self._books() if vectors.device.type == "cpu" else None
+        return residual_encode(vectors, self._levels(), books) + first
 
     def _decode(self, ids: torch.Tensor, kept: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
         first, _ = self._slots(0, 0)

@@ -12,7 +12,7 @@ from action_tokenizers import Episodes, FASTTokenizer
 from action_tokenizers.codecs import bpe
 from action_tokenizers.codecs.bpe import Merges, blank_runs, build_merges, encode_run
 from action_tokenizers.codecs.bpe_train import train_merges
-from action_tokenizers.codecs.dct import dct_matrix, dct_round
+from action_tokenizers.codecs.dct import dct_round, dct_weights
 from action_tokenizers.codecs.symbols import build_tables, choose_alphabet, count_values, encode_rows, to_symbols
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -202,7 +202,7 @@ def test_fast_encodes_recorded_chunks_as_the_reference_does(name, vocab_size, re
     unit = tokenizer.range.to_unit(torch.from_numpy(held_out)).numpy()
     n, t, d = unit.shape
     coefficients = np.empty((n, t * d), np.int32)
-    dct_round(unit, dct_matrix(t), 10.0, tables.bound, coefficients)
+    dct_round(unit, dct_weights(t, 10.0), tables.bound, coefficients)
     base = tokenizer.vocab_size - 1 - len(tokenizer.merges)
     pairs = [tuple(pair) for pair in tokenizer.merges.tolist()]
     escaped = 0
@@ -234,7 +234,7 @@ def test_fast_learns_the_merges_the_reference_learns(name):
     unit = tokenizer.range.to_unit(torch.from_numpy(chunks)).numpy()
     n, t, d = unit.shape
     coefficients = np.empty((n, t * d), np.int32)
-    dct_round(unit, dct_matrix(t), 10.0, tables.bound, coefficients)
+    dct_round(unit, dct_weights(t, 10.0), tables.bound, coefficients)
     rows = tables.symbol[coefficients + tables.bound].tolist()
     pairs, _ = reference.train(rows, tables.first_merge, 400 - 1 - tables.first_merge)
     assert tokenizer.merges.tolist() == [list(pair) for pair in pairs]
@@ -252,7 +252,7 @@ def test_one_table_serves_every_row():
 
     def encode_all(rows: np.ndarray) -> list[list[int]]:
         out, lengths = np.empty(2 * rows.size, np.int32), np.empty(len(rows), np.int64)
-        count = encode_rows(tables, rows, out, lengths)
+        count = encode_rows(*tables.coder, rows, out, lengths)
         return [line.tolist() for line in np.split(out[:count], np.cumsum(lengths)[:-1])]
 
     together = encode_all(coefficients)

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-from action_tokenizers.codecs.bpe_train import BARRIER, train_merges
+from action_tokenizers.codecs import bpe_train
+from action_tokenizers.codecs.bpe_train import BARRIER, MergeTrainer, train_merges
 
 TESTS = Path(__file__).resolve().parents[1]
 reference = SimpleNamespace(**runpy.run_path(str(TESTS / "fakes" / "reference_bpe.py")))
@@ -98,3 +100,71 @@ def test_leaves_its_input_alone():
     before = symbols.copy()
     train_merges(symbols, 2, 5)
     np.testing.assert_array_equal(symbols, before)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_merges_learned_in_parts_are_those_learned_at_once(seed):
+    rng = np.random.default_rng(seed)
+    symbols = joined([np.repeat(rng.integers(0, 4, 30), rng.integers(1, 6, 30)).tolist() for _ in range(8)])
+    pairs, counts = train_merges(symbols, 4, 30)
+    trainer = MergeTrainer(symbols, 4, 30)
+    parts = [trainer.learn(m) for m in (1, 0, 7, 22)]
+    assert np.concatenate([p for p, _ in parts]).tolist() == pairs.tolist()
+    assert np.concatenate([c for _, c in parts]).tolist() == counts.tolist()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_retired_symbol_is_a_barrier_from_then_on(seed):
+    """Rare symbols are retired after some merges without them: as if they had been barriers from the beginning."""
+    rng = np.random.default_rng(seed)
+    sequences = [np.repeat(rng.integers(0, 4, 40), rng.integers(1, 6, 40)) for _ in range(8)]
+    for sequence in sequences:
+        sequence[rng.random(len(sequence)) < 0.03] = 4
+        sequence[rng.random(len(sequence)) < 0.02] = 5
+    sequences[0][:4] = 4  # a run, which has pairs inside
+    symbols = joined([sequence.tolist() for sequence in sequences])
+    trainer = MergeTrainer(symbols, 6, 40)
+    before, counts = trainer.learn(4)
+    assert not np.isin(before, [4, 5]).any()
+    assert counts[-1] > (symbols >= 4).sum() / 2
+    trainer.retire(np.array([4, 5]))
+    after, _ = trainer.learn(36, least_count=1)
+    without = np.where(symbols >= 4, BARRIER, symbols).astype(np.int32)
+    expected, _ = train_merges(without, 6, 40, least_count=1)
+    assert np.concatenate([before, after]).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("threads", [2, 3, 7])
+def test_the_number_of_parts_does_not_matter(threads, monkeypatch):
+    rng = np.random.default_rng(threads)
+    sequences = [np.repeat(rng.integers(0, 5, 30), rng.integers(1, 9, 30)).tolist() for _ in range(60)]
+    symbols = joined(sequences)
+    expected = MergeTrainer(symbols, 5, 80)
+    pairs, counts = expected.learn(60)
+    monkeypatch.setattr(bpe_train, "PART", 1)
+    monkeypatch.setattr(bpe_train, "MANY", 0)  # threads for every merge
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        trainer = MergeTrainer(symbols, 5, 80)
+        assert len(trainer._parts) == threads
+        some, some_counts = trainer.learn(60)
+        for one in (expected, trainer):
+            one.retire(np.setdiff1d(np.arange(5), pairs))
+        assert trainer.learn(20)[0].tolist() == expected.learn(20)[0].tolist()
+    finally:
+        torch.set_num_threads(before)
+    assert some.tolist() == pairs.tolist()
+    assert some_counts.tolist() == counts.tolist()
+
+
+def test_cuts_are_behind_barriers():
+    symbols = joined([[0] * n for n in (5, 1, 0, 9, 30, 2)])
+    for parts in range(1, 12):
+        cuts = bpe_train._cut(symbols, parts)
+        assert (cuts[0], cuts[-1]) == (0, len(symbols))
+        assert cuts == sorted(set(cuts))
+        assert len(cuts) <= parts + 1
+        assert all(symbols[cut - 1] == BARRIER for cut in cuts[1:-1])
+    assert bpe_train._cut(np.zeros(10, np.int32), 3) == [0, 10]  # nowhere to cut
+    assert bpe_train._cut(np.empty(0, np.int32), 1) == [0, 0]

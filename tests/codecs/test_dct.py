@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.fft
 
-from action_tokenizers.codecs.dct import coefficient_bound, dct_matrix, dct_round, idct
+from action_tokenizers.codecs.dct import coefficient_bound, dct_matrix, dct_round, dct_weights, idct, idct_weights
 
 HORIZONS = [1, 2, 3, 4, 5, 7, 8, 16, 25, 50, 51, 100]
 
@@ -12,7 +12,7 @@ HORIZONS = [1, 2, 3, 4, 5, 7, 8, 16, 25, 50, 51, 100]
 def coefficients_of(z: np.ndarray, scale: float, bound: int | None = None) -> np.ndarray:
     n, t, d = z.shape
     out = np.empty((n, t * d), np.int32)
-    dct_round(z, dct_matrix(t), scale, coefficient_bound(t, scale) if bound is None else bound, out)
+    dct_round(z, dct_weights(t, scale), coefficient_bound(t, scale) if bound is None else bound, out)
     return out
 
 
@@ -81,7 +81,7 @@ def test_the_bound_grows_with_the_amplitude():
 def test_coefficients_are_clipped_to_the_bound():
     z = np.ones((1, 4, 2), np.float32)
     out = np.empty((1, 8), np.int32)
-    dct_round(np.concatenate([z[..., :1], -z[..., :1]], axis=2), dct_matrix(4), 10.0, 7, out)
+    dct_round(np.concatenate([z[..., :1], -z[..., :1]], axis=2), dct_weights(4, 10.0), 7, out)
     assert out.tolist() == [[7, -7, 0, 0, 0, 0, 0, 0]]
 
 
@@ -98,7 +98,7 @@ def test_the_inverse_is_scipys(t):
     coefficients = rng.integers(-30, 31, (8, t * 3)).astype(np.int32)
     coefficients[rng.random(coefficients.shape) < 0.5] = 0
     out = np.empty((8, t, 3), np.float32)
-    idct(coefficients, dct_matrix(t), 10.0, out)
+    idct(coefficients, idct_weights(t), 10.0, out)
     expected = scipy.fft.idct(coefficients.reshape(8, t, 3) / 10.0, axis=1, norm="ortho")
     np.testing.assert_allclose(out, expected, atol=1e-5)
 
@@ -108,8 +108,8 @@ def test_the_round_trip_errs_by_half_a_step_at_most(t):
     """Orthonormal: the squared error over a chunk is at most t d / (2 scale)^2."""
     z = chunks_of(t, 50, t, 2)
     out = np.empty_like(z)
-    idct(coefficients_of(z, 10.0), dct_matrix(t), 10.0, out)
+    idct(coefficients_of(z, 10.0), idct_weights(t), 10.0, out)
     assert ((out - z) ** 2).sum(axis=1).max() <= t / 400 + 1e-5
     fine = np.empty_like(z)
-    idct(coefficients_of(z, 1e5), dct_matrix(t), 1e5, fine)
+    idct(coefficients_of(z, 1e5), idct_weights(t), 1e5, fine)
     np.testing.assert_allclose(fine, z, atol=1e-4)

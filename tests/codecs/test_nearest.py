@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from action_tokenizers.codecs import nearest as module
-from action_tokenizers.codecs.nearest import fit_codebook, nearest
+from action_tokenizers.codecs.nearest import build_books, fit_codebook, nearest, nearest_levels
 
 
 def brute_force(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
@@ -17,63 +17,85 @@ def random(seed: int, *shape: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32))
 
 
+@pytest.fixture(params=[nearest, module._nearest_on_device], ids=["kernel", "torch"])
+def find(request):
+    """The kernel, and what serves on other devices."""
+    return request.param
+
+
 @pytest.mark.parametrize(("n", "k", "d"), [(500, 1, 3), (500, 7, 1), (400, 256, 7), (300, 64, 140), (60, 16, 1400)])
-def test_finds_what_brute_force_finds(n, k, d):
+def test_finds_what_brute_force_finds(find, n, k, d):
     codebook, vectors = random(1, k, d), random(2, n, d)
-    torch.testing.assert_close(nearest(vectors, codebook), brute_force(vectors, codebook))
+    torch.testing.assert_close(find(vectors, codebook), brute_force(vectors, codebook))
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.9, 30.0, -4000.0])
 @pytest.mark.parametrize("d", [1, 4, 200])
-def test_crowded_codewords_far_from_zero(d, offset):
+def test_crowded_codewords_far_from_zero(find, d, offset):
     """Differences that a float32 product of the raw vectors could not resolve."""
     codebook = (random(3, 200, d) * 1e-2 + offset).float()
     vectors = (random(4, 300, d) * 1e-2 + offset).float()
-    torch.testing.assert_close(nearest(vectors, codebook), brute_force(vectors, codebook))
+    torch.testing.assert_close(find(vectors, codebook), brute_force(vectors, codebook))
 
 
-def test_one_outlier_does_not_blur_the_others():
+def test_one_outlier_does_not_blur_the_others(find):
     codebook = torch.cat([random(5, 100, 3) * 1e-3, torch.full((1, 3), 500.0)])
     vectors = random(6, 300, 3) * 1e-3
-    torch.testing.assert_close(nearest(vectors, codebook), brute_force(vectors, codebook))
+    torch.testing.assert_close(find(vectors, codebook), brute_force(vectors, codebook))
 
 
-def test_ties_go_to_the_first():
+def test_ties_go_to_the_first(find):
     codebook = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     vectors = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.3], [-0.5, 0.5]])
-    assert nearest(vectors, codebook).tolist() == [0, 0, 2, 1]
+    assert find(vectors, codebook).tolist() == [0, 0, 2, 1]
     grid = torch.cartesian_prod(torch.arange(-3.0, 4), torch.arange(-3.0, 4))
     middles = grid[:, :] + 0.5  # each as far from four codewords
-    torch.testing.assert_close(nearest(middles, grid), brute_force(middles, grid))
+    torch.testing.assert_close(find(middles, grid), brute_force(middles, grid))
     shuffled = grid[torch.from_numpy(np.random.default_rng(0).permutation(len(grid)))]
-    torch.testing.assert_close(nearest(middles, shuffled), brute_force(middles, shuffled))
+    torch.testing.assert_close(find(middles, shuffled), brute_force(middles, shuffled))
 
 
 @pytest.mark.parametrize("d", [2, 33])
-def test_a_vector_gets_the_same_codeword_in_every_batch(d, monkeypatch):
+def test_a_vector_gets_the_same_codeword_in_every_batch(find, d, monkeypatch):
     """Near-ties everywhere: vectors half way between codewords, give or take an ulp."""
     codebook = random(7, 128, d)
     pick = np.random.default_rng(8).integers(0, 128, (2, 600))
     vectors = (codebook[pick[0]] + codebook[pick[1]]) / 2
-    together = nearest(vectors, codebook)
+    together = find(vectors, codebook)
     torch.testing.assert_close(together, brute_force(vectors, codebook))
-    assert together[:40].tolist() == [int(nearest(vectors[i : i + 1], codebook)) for i in range(40)]
+    assert together[:40].tolist() == [int(find(vectors[i : i + 1], codebook)) for i in range(40)]
     monkeypatch.setattr(module, "BLOCK", 128 * 7)
-    torch.testing.assert_close(nearest(vectors, codebook), together)
+    torch.testing.assert_close(find(vectors, codebook), together)
     monkeypatch.setattr(module, "BLOCK", 1)
-    torch.testing.assert_close(nearest(vectors[:20], codebook), together[:20])
+    torch.testing.assert_close(find(vectors[:20], codebook), together[:20])
 
 
-def test_float64_vectors_are_compared_as_they_are():
+def test_float64_vectors_are_compared_as_they_are(find):
     codebook = torch.tensor([[0.0], [1.0]])
     vectors = torch.tensor([[0.5 - 1e-12], [0.5], [0.5 + 1e-12]], dtype=torch.float64)
-    assert nearest(vectors, codebook).tolist() == [0, 0, 1]
+    assert find(vectors, codebook).tolist() == [0, 0, 1]
 
 
-def test_no_vectors():
-    found = nearest(torch.empty(0, 3), random(0, 4, 3))
+def test_no_vectors(find):
+    found = find(torch.empty(0, 3), random(0, 4, 3))
     assert found.shape == (0,)
     assert found.dtype == torch.int64
+
+
+@pytest.mark.parametrize("sizes", [(1,), (3, 1, 40), (256, 256)])
+@pytest.mark.parametrize("d", [1, 4, 31])
+def test_each_level_codes_what_the_levels_before_left_over(sizes, d):
+    """Books of several sizes, more and fewer vectors than the kernel takes at a time."""
+    books = [random(10 + i, k, d) / 2**i for i, k in enumerate(sizes)]
+    for n in (0, 1, 3, 64, 65, 150):
+        vectors = random(20, n, d)
+        left, expected = vectors.double(), []
+        for book in books:
+            expected.append(brute_force(left, book) if n else torch.empty(0, dtype=torch.int64))
+            left = left - book.double()[expected[-1]]
+        found = nearest_levels(vectors, build_books(books))
+        assert found.shape == (n, len(sizes))
+        torch.testing.assert_close(found, torch.stack(expected, 1))
 
 
 # ---- codebooks --------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def tables_for(alphabet: Alphabet, rows: np.ndarray, merges: int) -> Tables:
 def encode(tables: Tables, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The ids of each row, filled up with -7, and their numbers."""
     joined, lengths = np.full(2 * rows.size, -9, np.int32), np.empty(len(rows), np.int64)
-    count = encode_rows(tables, rows, joined, lengths)
+    count = encode_rows(*tables.coder, rows, joined, lengths)
     assert count == lengths.sum()
     assert (joined[count:] == -9).all()  # nothing behind what was said
     out = np.full((len(rows), 2 * rows.shape[1]), 99, np.int32)

@@ -230,7 +230,9 @@ class TestPushTReplay:
                 recorded = states[:, columns] / 512
                 np.testing.assert_allclose(outcome.states[group][:-1], recorded, atol=1e-7)
         # whole pixels, exactly, although the recording holds float32
-        assert [draw[:4].tolist() for draw in replay._simulator._draws.values()] == [list(map(float, d[:4])) for d in self.DRAWS]
+        assert [draw[:4].tolist() for draw in replay._simulator._draws.values()] == [
+            list(map(float, d[:4])) for d in self.DRAWS
+        ]
 
     def test_a_start_between_pixels_stays_there(self, field):
         episodes = push_episodes([(222.25, 97.5, 217.5, 292.125, 3.0)])

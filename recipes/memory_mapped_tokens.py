@@ -1,0 +1,127 @@
+"""Encode a data set once, train from the file: ids in a memory map, read by DataLoader workers without copies.
+
+    python recipes/memory_mapped_tokens.py --data my_robot/ --out tokens/      # any data set that `fit` reads
+    python recipes/memory_mapped_tokens.py --smoke                             # synthetic, in a temporary folder
+
+A folder holds `ids.npy`, the ids of all chunks one after another, int32 and without pads; `ends.npy`, where each
+chunk's end; and `tokenizer/`, the tokenizer that made them. Ids are written batch by batch, so neither the data nor the
+ids need to fit in memory. `TokenFile` is a data set of such a folder for `torch.utils.data.DataLoader`: workers, forked
+or spawned, share its pages through the operating system's cache, and `tokenizer.collate` makes padded ids and masks of
+its items. Encoding itself may also run inside the workers, as `EncodeChunks` shows: torch gives a worker one thread,
+and so do the kernels of this library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from action_tokenizers import ActionTokenizer, Episodes, FASTTokenizer
+from action_tokenizers.data import smooth_episodes
+from action_tokenizers.data.chunks import gather, plan_chunks
+
+IDS, ENDS, TOKENIZER = "ids.npy", "ends.npy", "tokenizer"
+BATCH = 4096
+
+
+def write_tokens(tokenizer: ActionTokenizer, batches: Iterable[NDArray[np.floating]], folder: Path) -> int:
+    """Write the ids of batches of chunks `(n, t, d)` and the tokenizer to `folder`; return the number of chunks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ends: list[NDArray[np.int64]] = []
+    total = 0
+    with (folder / IDS).open("wb") as file:
+        _write_header(file, 0)
+        for batch in batches:
+            ids = tokenizer.encode(batch)
+            mask = tokenizer.pad_mask(ids)
+            file.write(ids[mask].astype(np.int32).tobytes())  # row by row: a mask keeps the order
+            ends.append(total + np.cumsum(mask.sum(1)))
+            total += int(mask.sum())
+        file.seek(0)
+        _write_header(file, total)
+    np.save(folder / ENDS, np.concatenate(ends) if ends else np.empty(0, np.int64))
+    tokenizer.save_pretrained(folder / TOKENIZER)
+    return sum(map(len, ends))
+
+
+def _write_header(file: Any, length: int) -> None:
+    """Write the header of a one-dimensional .npy file; numpy leaves room in it for the length to grow."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "<i4", "fortran_order": False, "shape": (length,)})
+
+
+class TokenFile(Dataset[NDArray[np.int64]]):
+    """The ids of one chunk per item, from a folder that `write_tokens` wrote.
+
+    The map is opened at the first item and left out of pickles, so that a spawned worker opens its own.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.ends = np.load(self.folder / ENDS)
+        self._ids: NDArray[np.int32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, i: int) -> NDArray[np.int64]:
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"expected a chunk in 0..{len(self) - 1}, got {i}")
+        if self._ids is None:
+            self._ids = np.load(self.folder / IDS, mmap_mode="r")
+        i %= len(self)
+        return self._ids[self.ends[i - 1] if i else 0 : self.ends[i]].astype(np.int64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_ids": None}
+
+
+class EncodeChunks:
+    """A collate function that encodes in the workers: chunks `(t, d)` to ids `(b, n)` and a mask `(b, n)`."""
+
+    def __init__(self, tokenizer: ActionTokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, chunks: Sequence[NDArray[np.floating]]) -> tuple[torch.Tensor, torch.Tensor]:
+        ids = torch.from_numpy(self.tokenizer.encode(np.stack(chunks)))
+        return ids, self.tokenizer.pad_mask(ids)
+
+
+def batches_of(episodes: Episodes, horizon: int) -> Iterable[NDArray[np.floating]]:
+    """Return the chunks of all episodes, some thousand at a time."""
+    plan = plan_chunks(episodes, horizon)
+    for start in range(0, len(plan), BATCH):
+        yield gather(episodes, plan[start : start + BATCH]).actions
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fit, write, read once through two workers; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", help="a data set; see `Episodes.load`")
+    parser.add_argument("--out", type=Path, help="folder for the ids")
+    parser.add_argument("--horizon", type=int, help="steps per chunk; one second of data if not given")
+    parser.add_argument("--smoke", action="store_true", help="a few synthetic episodes")
+    options = parser.parse_args(arguments)
+    if options.smoke == (options.data is not None) or (options.data and not options.out):
+        parser.error("expected --smoke, or --data and --out")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.out or Path(temporary)
+        episodes = smooth_episodes(12, seed=0) if options.smoke else Episodes.load(options.data)
+        tokenizer = FASTTokenizer(horizon=options.horizon).fit(episodes)
+        count = write_tokens(tokenizer, batches_of(episodes, int(tokenizer.horizon or 1)), folder)
+        loader = DataLoader(TokenFile(folder), batch_size=64, num_workers=2, collate_fn=tokenizer.collate, shuffle=True)
+        said = sum(int(mask.sum()) for _, mask in loader)
+    print(f"{count} chunks, {said} ids, {said / count:.1f} per chunk, read through 2 workers")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Memory-mapped ids and encoding inside real DataLoader workers, forked and spawned."""
+
+import pickle
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
+
+import memory_mapped_tokens as recipe
+
+from action_tokenizers import BinningTokenizer, FASTTokenizer
+from action_tokenizers.codecs.dct_bpe import encode_chunks
+from action_tokenizers.data.synthetic import smooth_chunks
+
+CHUNKS = smooth_chunks(200, 12, 3, seed=0)
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> FASTTokenizer:
+    return FASTTokenizer(vocab_size=200).fit(CHUNKS)
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer: FASTTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("tokens")
+    assert recipe.write_tokens(tokenizer, [CHUNKS[:64], CHUNKS[64:]], place) == len(CHUNKS)
+    return place
+
+
+def ids_of(tokenizer: FASTTokenizer) -> list[list[int]]:
+    ids = tokenizer.encode(CHUNKS)
+    return [row[:n].tolist() for row, n in zip(ids, tokenizer.length(ids), strict=True)]
+
+
+def rows(batches: list) -> list[list[int]]:
+    return [row[keep].tolist() for ids, mask in batches for row, keep in zip(ids, mask, strict=True)]
+
+
+class WhoAmI:
+    """What a worker is: its torch threads, its pool threads, and how often it had to compile the FAST kernel."""
+
+    def __init__(self, tokenizer: FASTTokenizer) -> None:
+        self.encode = recipe.EncodeChunks(tokenizer)
+
+    def __call__(self, chunks: list) -> tuple[int, int, int]:
+        self.encode(chunks)
+        pool = [thread for thread in threading.enumerate() if thread.name.startswith("action_tokenizers")]
+        return torch.get_num_threads(), len(pool), sum(encode_chunks.stats.cache_misses.values())
+
+
+def test_the_file_is_an_ordinary_npy(folder, tokenizer):
+    stored, ends = np.load(folder / "ids.npy"), np.load(folder / "ends.npy")
+    assert stored.dtype == np.int32
+    assert [part.tolist() for part in np.split(stored, ends[:-1])] == ids_of(tokenizer)
+    assert tokenizer.from_pretrained(folder / "tokenizer").decode(ids_of(tokenizer)).shape == CHUNKS.shape
+
+
+def test_items(folder, tokenizer):
+    data = recipe.TokenFile(folder)
+    assert len(data) == len(CHUNKS)
+    assert [data[i].tolist() for i in range(len(data))] == ids_of(tokenizer)
+    assert data[-1].tolist() == ids_of(tokenizer)[-1]
+    assert pickle.loads(pickle.dumps(data))[3].tolist() == ids_of(tokenizer)[3]
+    assert b"memmap" not in pickle.dumps(data)
+    for beyond in (len(data), -len(data) - 1):
+        with pytest.raises(IndexError, match=r"in 0\.\.199"):
+            data[beyond]
+
+
+def test_no_chunks(tokenizer, tmp_path):
+    assert recipe.write_tokens(tokenizer, [], tmp_path) == 0
+    assert len(recipe.TokenFile(tmp_path)) == 0
+    assert len(np.load(tmp_path / "ids.npy")) == 0
+
+
+def test_chunks_of_equal_length_have_no_pads(tmp_path):
+    binning = BinningTokenizer(bins=16).fit(CHUNKS)
+    recipe.write_tokens(binning, [CHUNKS], tmp_path)
+    ids, mask = next(iter(DataLoader(recipe.TokenFile(tmp_path), batch_size=200, collate_fn=binning.collate)))
+    np.testing.assert_array_equal(ids, binning.encode(CHUNKS))
+    assert mask.all()
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_two_workers_read_the_map_and_collate_with_masks(folder, tokenizer, start):
+    loader = DataLoader(
+        recipe.TokenFile(folder),
+        batch_size=32,
+        num_workers=2,
+        collate_fn=tokenizer.collate,
+        multiprocessing_context=start,
+        timeout=120,
+    )
+    batches = list(loader)
+    assert rows(batches) == ids_of(tokenizer)
+    assert all(bool((ids[~mask] == tokenizer.pad_id).all()) for ids, mask in batches)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_two_workers_encode_on_one_thread_each_with_kernels_from_the_cache(tokenizer, start):
+    ids_of(tokenizer)  # the parent has encoded on all its threads, and its kernels are on disk
+    for collate, check in ((recipe.EncodeChunks(tokenizer), False), (WhoAmI(tokenizer), True)):
+        loader = DataLoader(
+            list(CHUNKS),
+            batch_size=50,
+            num_workers=2,
+            collate_fn=collate,
+            multiprocessing_context=start,
+            timeout=120,
+        )
+        found = list(loader)
+        if check:
+            before = sum(encode_chunks.stats.cache_misses.values())  # forked workers inherit the count
+            assert all(worker in ((1, 0, 0), (1, 0, before)) for worker in found), found
+        else:
+            assert rows(found) == ids_of(tokenizer)
+
+
+def test_smoke(capsys):
+    assert recipe.main(["--smoke"]) == 0
+    assert "read through 2 workers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", [[], ["--data", "x"], ["--smoke", "--data", "x", "--out", "y"]])
+def test_wrong_options(wrong, capsys):
+    with pytest.raises(SystemExit):
+        recipe.main(wrong)
+    assert "expected --smoke" in capsys.readouterr().err
