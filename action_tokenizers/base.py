@@ -762,7 +762,10 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
     def _provenance_of(self, sample: ChunkSample) -> dict[str, Any]:
         from action_tokenizers import __version__
 
+        # only where there are any: fits on whole data keep their bytes
+        broken = {"skipped_shards": list(sample.skipped_shards), "lost_episodes": sample.lost_episodes}
         return {
+            **(broken if sample.skipped_shards or sample.lost_episodes else {}),
             "library": f"action-tokenizers {__version__}",
             "sources": list(sample.sources),
             "keys": {key: int(count) for key, count in sorted(sample.count.items())},

@@ -849,3 +849,14 @@ def test_a_shape_beyond_memory_is_refused():
     fitted = BinningTokenizer(bins=4, horizon=None).fit(EPISODES[:4].actions)
     with pytest.raises(ActionShapeError, match="at most"):
         fitted.try_decode([1, 2], horizon=1 << 40)
+
+
+def test_provenance_tells_what_broken_files_took(tmp_path):
+    sample = ChunkSample().add(Episodes([np.linspace(-1, 1, 20)[:, None]]), 4)
+    assert "skipped_shards" not in BinningTokenizer().fit(sample).provenance
+    sample.skipped_shards, sample.lost_episodes = ("file-3.parquet",), 2
+    tokenizer = BinningTokenizer().fit(sample)
+    assert tokenizer.provenance["skipped_shards"] == ["file-3.parquet"]
+    assert tokenizer.provenance["lost_episodes"] == 2
+    folder = tokenizer.save_pretrained(tmp_path / "tokenizer")
+    assert ActionTokenizer.from_pretrained(folder).provenance == tokenizer.provenance

@@ -226,8 +226,8 @@ def confirmation(results: Results) -> str:
     exact = [numbers["exact"] for numbers in results["tasks"].values()]
     return "\n\n".join(
         [
-            f"{len(results['tasks'])} tasks, {len(results['tokenizers'])} tokenizers; recorded actions miss the recorded "
-            f"states by {max(e['median_state_error'] for e in exact):.0e} (median, largest of all tasks).",
+            f"{len(results['tasks'])} tasks, {len(results['tokenizers'])} tokenizers; recorded actions miss the "
+            f"recorded states by {max(e['median_state_error'] for e in exact):.0e} (median, largest of all tasks).",
             _task_table(results),
             _differences(results),
         ]
