@@ -1,4 +1,4 @@
-"""What is measured: our tokenizers and their peers on the same chunks, as jobs that `run_all.py` times.
+"""What is measured: our tokenizers and their peers on the same chunks, as jobs that `run_speed.py` times.
 
 A contest is a set of jobs over the same data, one per side and operation. A peer that is not installed has none.
 """

@@ -1,7 +1,7 @@
 """One thing in a process of its own: how long the first call takes, and how much memory a job needs.
 
-`run_all.py` starts it; by hand: python recipes/benchmarks/fresh_process.py first_call ours 50 14
-Prints one line of JSON. The data are as in `run_all.py`. Ours and the stand-in prepare the same way, so that what the
+`run_speed.py` starts it; by hand: python recipes/benchmarks/fresh_process.py first_call ours 50 14
+Prints one line of JSON. The data are as in `run_speed.py`. Ours and the stand-in prepare the same way, so that what the
 peaks have in common (interpreter, libraries, data) is the same; `before` is the peak when the job begins.
 """
 

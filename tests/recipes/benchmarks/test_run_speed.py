@@ -12,7 +12,7 @@ pytest.importorskip("matplotlib", reason="the recipe draws a figure")
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "recipes" / "benchmarks"))
 
-import run_all
+import run_speed
 from contests import MODULES, OURS, PER_CHUNK, RESIDUAL
 
 
@@ -22,7 +22,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         # Rayon's pool must not be alive when a later test forks
         patch.setenv("TOKENIZERS_PARALLELISM", "false")
-        assert run_all.main(["--smoke", "--out", str(folder)]) == 0
+        assert run_speed.main(["--smoke", "--out", str(folder)]) == 0
     return folder
 
 
@@ -44,7 +44,7 @@ def test_everything_is_measured(report: dict) -> None:
     assert report["first_call_ms"]["ours, kernels from the cache"]["first encode"] > 0
     assert set(report["memory_mb"]) == {f"{operation} | ours" for operation in ("encode", "decode", "fit")}
     assert {"1"} <= set(report["cores"])
-    for name, values in run_all.SMOKE["scaling"].items():
+    for name, values in run_speed.SMOKE["scaling"].items():
         assert list(report["scaling"][name]) == [str(value) for value in values]
 
 
@@ -58,9 +58,9 @@ def test_what_is_missing_is_said(out: Path, report: dict) -> None:
 
 
 def test_the_page_keeps_what_people_wrote(out: Path) -> None:
-    page, template = (out / "README.md").read_text(), (run_all.HERE / "README.md").read_text()
-    assert page.split(run_all.BEGIN)[0] == template.split(run_all.BEGIN)[0]
-    assert page.split(run_all.END)[1] == template.split(run_all.END)[1]
+    page, template = (out / "README.md").read_text(), (run_speed.HERE / "README.md").read_text()
+    assert page.split(run_speed.BEGIN)[0] == template.split(run_speed.BEGIN)[0]
+    assert page.split(run_speed.END)[1] == template.split(run_speed.END)[1]
     for heading in ("Throughput", "One chunk a call", "First calls", "Peak memory", "FAST as batch grows", "Cores"):
         assert f"### {heading}" in page
     assert (out / "speed.png").stat().st_size > 1000
@@ -68,7 +68,7 @@ def test_the_page_keeps_what_people_wrote(out: Path) -> None:
 
 def test_tables_are_made_of_the_numbers_again(out: Path, report: dict, capsys: pytest.CaptureFixture[str]) -> None:
     before = (out / "README.md").read_text()
-    assert run_all.main(["--tables", "--out", str(out)]) == 0
+    assert run_speed.main(["--tables", "--out", str(out)]) == 0
     assert (out / "README.md").read_text() == before
     assert json.loads((out / "speed.json").read_text()) == report
     assert "| encode | FAST | ours |" in capsys.readouterr().out
@@ -83,8 +83,8 @@ def test_ratios_and_verdicts() -> None:
         "contests": [
             contest("FAST, smooth 50 x 14", "encode", **{OURS: 80.0, PER_CHUNK: 2.0}),
             contest("FAST fit, smooth", "fit", **{OURS: 9.0, PER_CHUNK: 2.0}),
-            contest("256 uniform bins, noise", "encode", **{OURS: 3.0, run_all.PREALLOCATED: 6.0}),
-            contest("copying 1024 MB", "copy", **{run_all.COPY: 10.0}),
+            contest("256 uniform bins, noise", "encode", **{OURS: 3.0, run_speed.PREALLOCATED: 6.0}),
+            contest("copying 1024 MB", "copy", **{run_speed.COPY: 10.0}),
             contest(
                 "residual VQ 8 x 256",
                 "encode",
@@ -98,16 +98,16 @@ def test_ratios_and_verdicts() -> None:
             for operation in ("encode", "decode")
             for side, time in ((OURS, 10.0), (PER_CHUNK, 40.0))
         },
-        "missing": {run_all.UNIFORM: "not installed", "FAST, adroit_door": "data not given"},
+        "missing": {run_speed.UNIFORM: "not installed", "FAST, adroit_door": "data not given"},
     }
-    found = {asked: (measured, met) for asked, _, measured, met in run_all.verdicts(report)}
+    found = {asked: (measured, met) for asked, _, measured, met in run_speed.verdicts(report)}
     assert found[f"FAST, smooth: encode, times faster than {PER_CHUNK}"] == ("40.0", True)
     assert found[f"FAST, smooth: decode, times faster than {PER_CHUNK}"] == ("not measured", None)
     assert found[f"FAST, adroit_door: encode, times faster than {PER_CHUNK}"] == ("data not given", None)
     assert found[f"FAST fit: fit, times faster than {PER_CHUNK}"] == ("4.5", False)
-    assert found[f"256 uniform bins: encode, times faster than {run_all.UNIFORM}"] == ("not installed", None)
+    assert found[f"256 uniform bins: encode, times faster than {run_speed.UNIFORM}"] == ("not installed", None)
     assert found["FAST, one chunk a call: encode (p50)"] == ("4.0", False)
-    share = f"256 uniform bins: encode, {run_all.PREALLOCATED}, share of copy bandwidth"
+    share = f"256 uniform bins: encode, {run_speed.PREALLOCATED}, share of copy bandwidth"
     assert found[share] == ("0.60", True)
     assert found["residual VQ: error at most the peer's"][1] is False
     assert found["published FAST+: the stand-in's ids"] == ("not all", False)
@@ -115,13 +115,13 @@ def test_ratios_and_verdicts() -> None:
 
 def test_a_smoke_run_does_not_replace_published_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        run_all.main(["--smoke"])
+        run_speed.main(["--smoke"])
     assert "expected --out" in capsys.readouterr().err
 
 
 def test_the_published_page_is_made_of_the_published_numbers() -> None:
-    file = run_all.HERE / "speed.json"
+    file = run_speed.HERE / "speed.json"
     if not file.is_file():
         pytest.skip("nothing published yet")
     report = json.loads(file.read_text(encoding="utf-8"))
-    assert run_all.markdown(report) in (run_all.HERE / "README.md").read_text(encoding="utf-8")
+    assert run_speed.markdown(report) in (run_speed.HERE / "README.md").read_text(encoding="utf-8")
