@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from cloning_tables import HERE, interval, write_section
-from cloning_tasks import Task, made_up, meta_world, pusht
+from cloning_tasks import META_WORLD, Task, made_up, meta_world, pusht
 
 from action_tokenizers import ActionTokenizer, BinningTokenizer, Episodes, ResidualVQTokenizer
 from action_tokenizers.cloning.expert import QuantizedExpert
@@ -158,13 +158,11 @@ def codecs(task: Task) -> dict[str, ActionTokenizer]:
     """Return a fine and a coarse tokenizer, unfitted."""
     if task.horizon == 1:
         return {f"bins{n}": BinningTokenizer(horizon=1, range=task.range, bins=n) for n in (256, 8)}
-    sizes = ((4, 128), (1, 16))
-    return {
-        f"rvq{levels}x{size}": ResidualVQTokenizer(
-            horizon=task.horizon, range=task.range, levels=levels, codebook_size=size
-        )
-        for levels, size in sizes
-    }
+    given: dict[str, Any] = {"horizon": task.horizon, "range": task.range}
+    fine = {"rvq4x128": ResidualVQTokenizer(levels=4, codebook_size=128, **given)}
+    if task.name in META_WORLD:  # bins are what reach can be cloned through
+        return {"bins256": BinningTokenizer(bins=256, **given), **fine}
+    return {**fine, "rvq1x16": ResidualVQTokenizer(levels=1, codebook_size=16, **given)}
 
 
 def task_rows(task: Task, smoke: bool = False) -> Rows:
@@ -247,7 +245,7 @@ def plot(found: dict[str, Rows]) -> Any:
     """Return a figure: regret on the trap and score in the simulators against the sub-horizon."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = Figure(figsize=(10.5, 3.8), layout="constrained")
     trap, tasks = figure.subplots(1, 2)
     for epsilon in dict.fromkeys(row["epsilon"] for row in found["trap"]):
         rows = [row for row in found["trap"] if row["epsilon"] == epsilon and row["model"] in ("-", "fitted")]
@@ -256,7 +254,7 @@ def plot(found: dict[str, Rows]) -> Any:
             [row["sub_horizon"] for row in chain],
             [row["regret"] for row in chain],
             "o-",
-            label=f"ε = 2^{np.log2(epsilon):.0f}",
+            label=f"ε = $2^{{{np.log2(epsilon):.0f}}}$",
         )
         control = next(row["regret"] for row in rows if row["tokenizer"] == "bins")
         trap.axhline(control, color=line.get_color(), linestyle=":", linewidth=1)
@@ -268,7 +266,9 @@ def plot(found: dict[str, Rows]) -> Any:
         tasks.plot([r["sub_horizon"] for r in rows], [np.mean(r["scores"]) for r in rows], "o-", label=", ".join(key))
     tasks.set(xscale="log", xlabel="asks between two looks", ylabel="score", ylim=(-0.03, 1.03))
     tasks.set_title("Simulators, cloned policies", fontsize=9)
-    tasks.legend(fontsize=8)
+    tasks.set_xticks(SUB_HORIZONS, [str(k) for k in SUB_HORIZONS], minor=False)
+    tasks.minorticks_off()
+    tasks.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     return figure
 
 
