@@ -7,6 +7,7 @@ chunks there are, one second of data, which episodes a split holds out, and whic
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,10 +20,13 @@ from action_tokenizers.data.readers.frames import FrameFiles
 from action_tokenizers.data.readers.lerobot import EPISODE_FILE
 from action_tokenizers.data.readers.parquet import numbers
 from action_tokenizers.errors import FormatError
+from action_tokenizers.extras import require
 
-__all__ = ["EpisodeTable", "Runs", "runs_of", "tabulate"]
+__all__ = ["EpisodeTable", "Runs", "contents_of", "runs_of", "tabulate"]
 
 BATCH = 1 << 20  # rows of an index column read at once
+BLOCK, BLOCKS = 1 << 16, 32  # what a digest reads of the columns of a file: all of up to 2 MiB, else as much in blocks
+FOOTER = 8  # bytes behind the footer of a parquet file: its length and the name of the format
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +40,7 @@ class Runs:
         first_frame: Frame number of the first row, None where none is recorded.
         alone: Whether the file is an episode by itself, which neither begins before it nor goes on behind it.
         size: Bytes of the file.
+        contents: Digest of what the file holds, see `contents_of`.
     """
 
     ids: NDArray[Any]
@@ -44,6 +49,7 @@ class Runs:
     first_frame: int | None
     alone: bool
     size: int
+    contents: str
 
     @property
     def rows(self) -> int:
@@ -63,8 +69,10 @@ class EpisodeTable:
         kept: `(e,)` False for those that were held out.
         rows: `(f,)` rows of each file, 0 for a broken one.
         sizes: `(f,)` bytes of each file, 0 for a broken one.
+        contents: Digest of what each file holds, empty for a broken one.
         broken: Number of a file -> why it cannot be used.
-        lost: Episodes left out because they stand next to a broken file, into which they may go on.
+        lost: Episodes left out because they stand next to a broken file, into which they may go on; one that stands on
+            both sides of it counts once.
         dims: Number of action and of state dims.
     """
 
@@ -75,6 +83,7 @@ class EpisodeTable:
     kept: NDArray[np.bool_]
     rows: IntArray
     sizes: IntArray
+    contents: tuple[str, ...]
     broken: dict[int, str]
     lost: int
     dims: tuple[int, int]
@@ -96,7 +105,7 @@ class EpisodeTable:
 
 
 def runs_of(files: FrameFiles, number: int) -> Runs:
-    """Return the runs of one file, without reading an action beyond its first row.
+    """Return the runs of one file, without decoding an action beyond its first row.
 
     Raises:
         FormatError: The file is broken or lacks a column; names it.
@@ -105,21 +114,77 @@ def runs_of(files: FrameFiles, number: int) -> Runs:
     rows, size = row_count(path), path.stat().st_size
     if rows == 0:
         none = np.zeros(0, np.int64)
-        return Runs(none, none, None, None, False, size)
+        return Runs(none, none, None, None, False, size, contents_of(path, ()))
     columns = [*files.action, *files.state, *([files.frame] if files.frame else [])]
+    contents = contents_of(path, [*columns, *([files.episode] if files.episode else [])])
     first = next(column_batches(path, columns, 1))
     parts = side_by_side(first, {"action": files.action, "state": files.state})
     dims = (parts["action"].shape[1], parts["state"].shape[1] if files.state else 0)
     frame = int(first[files.frame][0]) if files.frame else None
     if files.episode is None:
-        return Runs(np.array([number]), np.array([rows]), dims, frame, True, size)
+        return Runs(np.array([number]), np.array([rows]), dims, frame, True, size, contents)
     ids, lengths = _runs(path, files.episode)
     named = EPISODE_FILE.fullmatch(path.name) if files.numbered else None
     if named and len(np.unique(ids)) == 1:
-        return Runs(np.array([int(named.group(1))]), np.array([rows]), dims, frame, True, size)
+        return Runs(np.array([int(named.group(1))]), np.array([rows]), dims, frame, True, size, contents)
     if files.numbered:
         ids = ids.astype(np.int64)
-    return Runs(ids, lengths, dims, frame, False, size)
+    return Runs(ids, lengths, dims, frame, False, size, contents)
+
+
+def contents_of(path: Path, columns: Sequence[str]) -> str:
+    """Return a digest of what a file holds in some columns: equal contents, equal digest, on every machine.
+
+    It is over the footer (statistics, places and sizes of every column) and the stored bytes of the columns: all of
+    them up to 2 MiB, of more 32 blocks of 64 KiB in even distances, the first and the last included. So files that were
+    written anew are told apart whatever their sizes; a few values that were changed in place in a file of more may
+    escape where its writer keeps no statistics or the extremes stay.
+    """
+    state = blake2b(digest_size=16)
+    with path.open("rb") as file:
+        end = file.seek(0, 2)
+        file.seek(max(end - FOOTER, 0))
+        tail = file.read(FOOTER)
+        file.seek(max(end - FOOTER - int.from_bytes(tail[:4], "little"), 0))
+        state.update(file.read())
+        for begin, length in _sampled(_stored(path, columns)):
+            file.seek(begin)
+            state.update(file.read(length))
+    return state.hexdigest()
+
+
+def _stored(path: Path, columns: Sequence[str]) -> list[tuple[int, int]]:
+    """Return place and length of the stored bytes of some columns, in the order of the footer."""
+    places = []
+    metadata = require("pyarrow.parquet", "data").read_metadata(path)
+    # a column of lists is stored under its name and what follows; the same in every row group
+    wanted = [
+        at
+        for at in range(metadata.num_columns)
+        if any(f"{metadata.schema.column(at).path}.".startswith(f"{name}.") for name in columns)
+    ]
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for at in wanted:
+            column = group.column(at)
+            first = column.dictionary_page_offset or column.data_page_offset
+            places.append((max(min(first, column.data_page_offset), 0), max(column.total_compressed_size, 0)))
+    return places
+
+
+def _sampled(places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return all of the places, or of more than `BLOCKS` blocks that many, evenly spaced as if they were one."""
+    ends = np.cumsum([length for _, length in places])
+    if not len(ends) or ends[-1] <= BLOCK * BLOCKS:
+        return list(places)
+    some = []
+    for begin in np.linspace(0, ends[-1] - BLOCK, BLOCKS).astype(np.int64).tolist():
+        at, left = int(np.searchsorted(ends, begin, side="right")), BLOCK
+        while left:
+            rest = int(ends[at]) - begin
+            some.append((places[at][0] + places[at][1] - rest, min(left, rest)))
+            begin, left, at = begin + min(left, rest), left - min(left, rest), at + 1
+    return some
 
 
 def tabulate(files: FrameFiles, found: Sequence[Runs | str]) -> EpisodeTable:
@@ -156,8 +221,9 @@ def tabulate(files: FrameFiles, found: Sequence[Runs | str]) -> EpisodeTable:
         np.ones(int(fine.sum()), np.bool_),
         np.array([0 if isinstance(runs, str) else runs.rows for runs in found], np.int64),
         np.array([0 if isinstance(runs, str) else runs.size for runs in found], np.int64),
+        tuple("" if isinstance(runs, str) else runs.contents for runs in found),
         broken,
-        int((~fine).sum()),
+        len(np.unique(names[~fine])),
         next(runs.dims for runs in found if not isinstance(runs, str) and runs.dims is not None),
     )
 

@@ -5,6 +5,7 @@ is settled by an index (`index.py`) before any action is read. So files may be r
 processes, and what they deliver together does not depend on it.
 """
 
+import errno
 import json
 import os
 import warnings
@@ -26,15 +27,35 @@ from action_tokenizers.data.readers.detect import layout_of
 from action_tokenizers.data.readers.frames import FrameFiles
 from action_tokenizers.data.readers.recording import State, split_rows
 from action_tokenizers.data.sample import ChunkSample
-from action_tokenizers.errors import ActionShapeError, ActionTokenizerError, ActionValueError, FormatError
+from action_tokenizers.errors import (
+    ActionShapeError,
+    ActionTokenizerError,
+    ActionValueError,
+    FormatError,
+    MissingExtraError,
+)
 
-__all__ = ["STREAMED", "Progress", "Shards", "Skipped", "open_shards"]
+__all__ = ["STREAMED", "BrokenFile", "Progress", "Shards", "Skipped", "open_shards"]
 
 Progress = Callable[[str, int, int], None]
 Each = Callable[[Callable[[int], Any], Sequence[int], str], Iterable[Any]]  # function, items, stage -> results
 
 STREAMED = ("lerobot", "parquet")  # layouts of one row per frame
 FRAMES = 1 << 16  # of one piece: some megabytes, whatever the size of a file
+# what the system says of this machine or this moment, not of the file: the same file may be read later or elsewhere
+NOT_BROKEN = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EINTR"),
+        *("EACCES", "EPERM", "ENOSPC", "EDQUOT", "EROFS"),
+        *("ESTALE", "ETIMEDOUT", "ENOTCONN", "ECONNRESET", "ECONNREFUSED", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN"),
+    )
+    if hasattr(errno, name)
+)
+
+
+class BrokenFile(Exception):
+    """A file of a data set opened with `skip_broken` that cannot be used; whoever reads such files leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +195,7 @@ class Shards:
         Raises:
             FormatError: The file cannot be read, or has rows of another width; names it.
             ActionValueError: NaN or inf; names episode, frame and dim.
+            OSError: The system does not let it be read: too many open files, no permission, a lost connection.
         """
         at = self.own(number)
         if not len(at):
@@ -188,12 +210,33 @@ class Shards:
                 return
             try:
                 piece = self._piece(cursor, at[-1:])
+            except MissingExtraError:
+                raise
             except ActionTokenizerError:
                 if cut_off is None or cursor.number == number:
                     raise
                 cut_off.append(int(self.table.name[at[-1]]))
                 return
             yield piece
+
+    def pieces(self, number: int, cut_off: list[int]) -> Iterator[Episodes]:
+        """Yield what `read` does; under `skip_broken` a file that cannot be used is told apart from any other mistake.
+
+        Args:
+            number: Of the file.
+            cut_off: Takes, under `skip_broken`, the name of an episode that a broken file cuts off.
+
+        Raises:
+            BrokenFile: Under `skip_broken`, where `read` raises an ActionTokenizerError.
+        """
+        try:
+            yield from self.read(number, cut_off if self.skip_broken else None)
+        except MissingExtraError:
+            raise
+        except ActionTokenizerError as error:
+            if not self.skip_broken:
+                raise
+            raise BrokenFile(str(error)) from error
 
     def load(self) -> Episodes:
         """Return all kept episodes, in the order of their names: for a data set that fits the memory."""
@@ -223,7 +266,7 @@ class Shards:
         return replace(self, files=replace(self.files, root=fetch(repository, HUB_FILES, revision=commit)))
 
     def fingerprint(self) -> str:
-        """Return a digest of what would be read: files, sizes, rows, columns and episodes, not their contents."""
+        """Return a digest of what would be read: files, their contents (see `contents_of`), columns and episodes."""
         facts = [
             self.source,
             self.key,
@@ -234,6 +277,7 @@ class Shards:
             self.files.state,
             self.table.sizes.tolist(),
             self.table.rows.tolist(),
+            self.table.contents,
         ]
         state = blake2b(json.dumps(facts).encode(), digest_size=16)
         for column in (self.table.name, self.table.file, self.table.row, self.table.length, self.table.kept):
@@ -299,8 +343,12 @@ def open_shards(
 
     Raises:
         FormatError: Another layout, or a file that cannot be used (named).
+        ActionValueError: An empty key.
+        OSError: The system does not let a file be read, which says nothing about the file; so also with `skip_broken`.
         HubError: The Hub did not serve the data set.
     """
+    if key == "":
+        raise ActionValueError("expected a key of at least one character, got an empty one")
     path, name = locate(source, revision, token)
     layout = layout_of(path)
     if layout not in STREAMED:
@@ -308,7 +356,11 @@ def open_shards(
             f"expected a LeRobot or parquet data set to read file by file, got the layout {layout} in {name}: "
             "Episodes.load reads it as a whole"
         )
-    files = _described(path, layout, action, state, episode)
+    try:
+        files = _described(path, layout, action, state, episode)
+    except FormatError as error:
+        _raise_of_the_system(error, name)
+        raise
     if files.doubt:
         warnings.warn(files.doubt, UserWarning, stacklevel=2)
 
@@ -316,6 +368,8 @@ def open_shards(
         try:
             with _told(files.files[number]):
                 return runs_of(files, number)
+        except MissingExtraError:
+            raise
         except ActionTokenizerError as error:
             return str(error)
 
@@ -446,7 +500,19 @@ def _told(name: str) -> Iterator[None]:
         yield
     except (ImportError, MemoryError, GeneratorExit, Warning):
         raise
-    except ActionTokenizerError as error:
-        raise type(error)(f"{name}: {error}") from error
     except Exception as error:
+        _raise_of_the_system(error, name)
+        if isinstance(error, ActionTokenizerError):
+            raise type(error)(f"{name}: {error}") from error
         raise FormatError(f"{name}: expected a readable parquet file, got {type(error).__name__}: {error}") from error
+
+
+def _raise_of_the_system(error: BaseException, name: str) -> None:
+    """Raise the error below this one that says nothing about the file, if there is such."""
+    below: BaseException | None = error
+    while below is not None:
+        if isinstance(below, MemoryError):
+            raise below
+        if isinstance(below, OSError) and below.errno in NOT_BROKEN:
+            raise type(below)(below.errno, f"{name}: {below.strerror}") from error
+        below = below.__cause__

@@ -14,10 +14,20 @@ from action_tokenizers.data.readers.detect import layout_of
 from action_tokenizers.data.relative import Relative
 from action_tokenizers.data.sample import ChunkSample
 from action_tokenizers.data.sample_file import progress_of, write
-from action_tokenizers.data.shards import STREAMED, Progress, Shards, open_shards
-from action_tokenizers.errors import ActionShapeError, ActionTokenizerError, FormatError
+from action_tokenizers.data.shards import STREAMED, BrokenFile, Progress, Shards, open_shards
+from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
 
-__all__ = ["complete", "is_large", "sample_files", "sample_shard", "sample_shards", "settled_horizon", "stream"]
+__all__ = [
+    "complete",
+    "count_left_out",
+    "empty_sample",
+    "is_large",
+    "sample_files",
+    "sample_shard",
+    "sample_shards",
+    "settled_horizon",
+    "stream",
+]
 
 SAVED_EVERY = 60.0  # seconds; a full sample of 50 x 14 is 92 MB
 LOOKED_AT = 4096  # chunks of a sample in which wrapped angles are looked for
@@ -40,14 +50,26 @@ def stream(
         source: LeRobot or parquet, see `open_shards`; or what that returned.
         progress: Called as `progress(stage, done, total)` per file, stages `index` and `read`.
         opening: Of `open_shards`: action, state (False saves reading them), episode, key, fps, revision, token,
-            skip_broken. With skip_broken every file is read twice, so that none is delivered in part.
+            skip_broken. With skip_broken every file is read twice, so that none is delivered in part; of every file and
+            episode that is left out a UserWarning tells.
 
     Raises:
         FormatError: A file that cannot be used; names it.
     """
     shards = source if isinstance(source, Shards) else open_shards(source, progress=progress, **opening)
+    if shards.table.broken:
+        warnings.warn(
+            f"{len(shards.skipped)} of {len(shards)} files of {shards.source} left out as broken, "
+            f"{', '.join(one.shard for one in shards.skipped)}; episodes that they may cut off, left out with them: "
+            f"{shards.table.lost}",
+            UserWarning,
+            stacklevel=2,
+        )
     for number in range(len(shards)):
-        if not shards.skip_broken or _readable(shards, number):
+        usable, loss = _usable(shards, number) if shards.skip_broken else (True, "")
+        if loss:
+            warnings.warn(loss, UserWarning, stacklevel=2)
+        if usable:
             yield from shards.read(number, [] if shards.skip_broken else None)
         if progress is not None:
             progress("read", number + 1, len(shards))
@@ -81,24 +103,49 @@ def sample_shards(
         stride: Frames between the first steps of neighbouring chunks.
         relative: Turns the actions relative.
         resume: File that holds the sample so far and the files it is of: written every `save_every` seconds, and
-            continued where it exists. It can be loaded as a sample at any time.
+            continued where it exists. It can be loaded as a sample at any time, and is in the end the one returned.
         save_every: Seconds between two writes of `resume`; 0 after each file.
         progress: Called as `progress(stage, done, total)` per file, stages `index` and `sample`.
         opening: Of `open_shards`; states are only read where `relative` needs them.
 
     Raises:
         ActionShapeError: No horizon to be had, or every episode is shorter than it.
+        ActionValueError: A stride below 1, or no weight for the key of the data.
         FormatError: A file that cannot be used, or a `resume` file of other data or settings.
     """
     if not isinstance(source, Shards):
         source = open_shards(source, progress=progress, **({"state": None if relative else False} | opening))
-    settled = settled_horizon(source, horizon)
-    sample = ChunkSample(k, seed, weights, settled)
-    numbers = range(len(source))
-    return complete(
-        sample_files(source, numbers, sample, stride, relative, resume, save_every=save_every, progress=progress),
+    sample = empty_sample(source, k, seed, weights, horizon, stride)
+    sample_files(
         source,
+        range(len(source)),
+        sample,
+        stride,
+        relative,
+        resume,
+        save_every=save_every,
+        progress=progress,
+        whole=True,
     )
+    return complete(sample, source)
+
+
+def empty_sample(
+    shards: Shards, k: int, seed: int, weights: Mapping[str, float] | None, horizon: int | None, stride: int
+) -> ChunkSample:
+    """Return an empty sample for a data set; what is wrong with the settings is told before a file is read.
+
+    Raises:
+        ActionShapeError: No horizon to be had.
+        ActionValueError: A setting outside its domain, or no weight for the key of the data.
+    """
+    if stride < 1:
+        raise ActionValueError(f"expected stride >= 1, got {stride}")
+    if weights is not None and shards.key not in weights:
+        raise ActionValueError(
+            f"expected a weight for every key, got none for {shards.key!r} of {shards.source} in {dict(weights)}"
+        )
+    return ChunkSample(k, seed, weights, settled_horizon(shards, horizon))
 
 
 def sample_files(
@@ -111,8 +158,12 @@ def sample_files(
     *,
     save_every: float = SAVED_EVERY,
     progress: Progress | None = None,
+    whole: bool = False,
 ) -> ChunkSample:
-    """Add the episodes that begin in some of the files to an empty `sample`, and return it; see `sample_shards`."""
+    """Add the episodes that begin in some of the files to an empty `sample`, and return it; see `sample_shards`.
+
+    With `whole` it counts what the index left out, too: a sample that is no part to be merged with others.
+    """
     plan = {
         "data": shards.fingerprint(),
         "files": blake2b(json.dumps(list(numbers)).encode(), digest_size=8).hexdigest(),
@@ -122,11 +173,14 @@ def sample_files(
         "k": sample.k,
         "seed": sample.seed,
         "weights": sample.weights,
+        "whole": whole,
     }
     done: list[int] = []
     if resume is not None and Path(resume).exists():
         found, done = _resumed(resume, plan)
         sample.merge(found)
+    elif whole:  # first of all, so that every file that is written has it, and whoever goes on from one has it once
+        count_left_out(sample, shards)
     saved = time.monotonic()
     for number in sorted(set(numbers) - set(done)):
         sample.merge(sample_shard(shards, number, sample.part(), stride, relative))
@@ -147,32 +201,34 @@ def sample_shard(
     A file that cannot be read is an error, or under `skip_broken` leaves the part empty but for its name.
     """
     empty = part.part()
-    cut_off: list[int] | None = [] if shards.skip_broken else None
+    cut_off: list[int] = []
     try:
-        for piece in shards.read(number, cut_off):
+        for piece in shards.pieces(number, cut_off):
             part.add(piece, part.horizon, stride, relative)
-    except ActionTokenizerError:
-        if not shards.skip_broken:
-            raise
-        part = empty
-        part.skipped_shards = (shards.name(number),)
-        part.lost_episodes = len(shards.own(number))
-        return part
-    part.lost_episodes += len(cut_off or ())
+    except BrokenFile:
+        empty.skipped_shards = (shards.name(number),)
+        empty.lost_episodes = len(shards.own(number))
+        return empty
+    part.lost_episodes += len(cut_off)
     return part
 
 
-def complete(sample: ChunkSample, shards: Shards) -> ChunkSample:
-    """Return the sample of all files with what the index left out counted in; warns of angles that wrap.
-
-    Raises:
-        ActionShapeError: Every episode is shorter than the horizon.
-    """
+def count_left_out(sample: ChunkSample, shards: Shards) -> ChunkSample:
+    """Count in `sample` the files and episodes that the index left out, and return it."""
     if shards.table.broken:
         index = sample.part()
         index.skipped_shards = tuple(skipped.shard for skipped in shards.skipped)
         index.lost_episodes = shards.table.lost
         sample.merge(index)
+    return sample
+
+
+def complete(sample: ChunkSample, shards: Shards) -> ChunkSample:
+    """Return the sample of all files; warns of angles that wrap.
+
+    Raises:
+        ActionShapeError: Every episode is shorter than the horizon.
+    """
     if len(sample) == 0:
         raise ActionShapeError(
             f"expected an episode of at least horizon {sample.horizon} steps in {shards.source}, got "
@@ -216,14 +272,17 @@ def _warn_of_angles(sample: ChunkSample) -> None:
         )
 
 
-def _readable(shards: Shards, number: int) -> bool:
+def _usable(shards: Shards, number: int) -> tuple[bool, str]:
+    """Return whether a file can be read, and what is lost if not all of it is delivered."""
+    cut_off: list[int] = []
     try:
-        for _ in shards.read(number, []):
+        for _ in shards.pieces(number, cut_off):
             pass
-    except ActionTokenizerError as error:
-        warnings.warn(f"{shards.name(number)} is left out: {error}", UserWarning, stacklevel=3)
-        return False
-    return True
+    except BrokenFile as error:
+        return False, f"{shards.name(number)} left out, episodes lost with it: {len(shards.own(number))}: {error}"
+    if cut_off:
+        return True, f"1 episode of {shards.name(number)} left out: {cut_off[0]} goes on in a file that cannot be read"
+    return True, ""
 
 
 def _resumed(path: str | os.PathLike[str], plan: dict[str, Any]) -> tuple[ChunkSample, list[int]]:

@@ -14,6 +14,7 @@ data set every machine fetches its own copy, with its own login.
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -21,11 +22,11 @@ from typing import Any, TypeVar
 from action_tokenizers.base import ActionTokenizer, Progress
 from action_tokenizers.data.relative import Relative
 from action_tokenizers.data.sample import ChunkSample
-from action_tokenizers.data.shards import Shards, open_shards
-from action_tokenizers.data.streaming import complete, sample_files, settled_horizon
+from action_tokenizers.data.shards import BrokenFile, Shards, open_shards
+from action_tokenizers.data.streaming import complete, count_left_out, empty_sample, sample_files
 from action_tokenizers.diagnostics.audit import audit as audit_of
 from action_tokenizers.diagnostics.report import AuditReport
-from action_tokenizers.errors import ActionValueError
+from action_tokenizers.errors import ActionValueError, FormatError
 from action_tokenizers.extras import require
 from action_tokenizers.integrations.token_shards import Encoding, Written, finish, prepare, write_shard
 
@@ -35,6 +36,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 RETRIES = 3
+UNDER_WAY, HELD = 2, 4  # tasks per core: begun, and begun or finished before their turn
 PARTS_PER_CORE = 4  # groups of files per core: uneven ones even out, and a lost worker loses little
 
 
@@ -73,14 +75,13 @@ def sample(
         ray.exceptions.RayError: A worker died more often than `retries` allows.
     """
     shards = _opened(source, relative is not None, retries, progress, opening)
-    settled = settled_horizon(shards, horizon)
-    whole = ChunkSample(k, seed, weights, settled)
+    whole = empty_sample(shards, k, seed, weights, horizon, stride)
     threshold = shards.threshold(whole, stride)
     groups = _groups(shards, _cores() * PARTS_PER_CORE)
     work = partial(_sample_files, empty=whole.part(threshold), stride=stride, relative=relative)
-    for part in _spread(work, groups, shards, "sample", retries, progress):
+    for part in _spread(work, groups, shards, "sample", retries, progress, in_order=False):
         whole.merge(part)
-    return complete(whole, shards)
+    return complete(count_left_out(whole, shards), shards)
 
 
 def fit(
@@ -157,6 +158,7 @@ def audit(
     episodes: int = 256,
     test: float | None = None,
     seed: int = 0,
+    split_seed: int = 0,
     retries: int = RETRIES,
     progress: Progress | None = None,
     opening: Mapping[str, Any] | None = None,
@@ -172,22 +174,39 @@ def audit(
         source: See `sample`. States are read where there are any.
         episodes: Most episodes to audit on.
         test: Audit only the share that `fit(test=)` kept out.
-        seed: Of the draw, the split and the audit.
+        seed: Of the draw and the audit.
+        split_seed: Seed of the split: that of `fit`, or episodes that it learned from are audited.
         retries: See `sample`.
         progress: Called as `progress(stage, done, total)`, stages `index`, `read` and `audit`.
-        opening: Of `open_shards`.
+        opening: Of `open_shards`. With skip_broken, drawn episodes that cannot be read are left out, and a UserWarning
+            tells how many.
         settings: Of `diagnostics.audit.audit`: horizon, unit, budget, states=False.
+
+    Raises:
+        FormatError: A file that cannot be used; with skip_broken only if none of the drawn episodes can be read.
     """
     named = {tokenizers.tokenizer_type: tokenizers} if isinstance(tokenizers, ActionTokenizer) else dict(tokenizers)
     if not named:
         raise ActionValueError("expected at least one tokenizer to audit, got none")
     shards = _opened(source, True, retries, progress, dict(opening or {}))
     if test is not None:
-        _, shards = shards.split(test, seed=seed)
+        _, shards = shards.split(test, seed=split_seed)
     shards = shards.draw(episodes, seed=seed)
     holding = [number for number in range(len(shards)) if len(shards.own(number))]
     read = _spread(_read_file, holding, shards, "read", retries, progress)
-    held_out = shards.join([piece for pieces in read for piece in pieces])
+    found = list(read)
+    lost = [told for _, told in found if told]
+    pieces = [piece for some, _ in found for piece in some]
+    if not pieces:
+        raise FormatError(f"expected drawn episodes that can be read in {shards.source}, got none: {'; '.join(lost)}")
+    held_out = shards.join(pieces)
+    if lost:
+        warnings.warn(
+            f"audited on {len(held_out)} of {shards.episodes} drawn episodes of {shards.source}, the others cannot be "
+            f"read: {'; '.join(lost)}",
+            UserWarning,
+            stacklevel=2,
+        )
     work = partial(_audit_one, seed=seed, settings=settings)
     reports = _spread(work, list(named.values()), held_out, "audit", retries, progress)
     return dict(zip(named, reports, strict=True))
@@ -213,32 +232,43 @@ def _opened(
 
 
 def _spread(
-    work: Callable[[T, Any], R], items: Sequence[T], shared: Any, stage: str, retries: int, progress: Progress | None
+    work: Callable[[T, Any], R],
+    items: Sequence[T],
+    shared: Any,
+    stage: str,
+    retries: int,
+    progress: Progress | None,
+    *,
+    in_order: bool = True,
 ) -> Iterator[R]:
-    """Yield `work(item, shared)` of every item, in their order; a few more tasks than cores are under way at a time.
+    """Yield `work(item, shared)` of every item, in their order or as they come; some more tasks than cores at a time.
 
-    `shared` travels once per machine. What a task raises is raised here; a task whose worker died is run again.
+    `shared` travels once per machine. What a task raises is raised here; a task whose worker died is run again. In
+    order, results that came before their turn wait here, no more of them than of those tasks: one that takes long holds
+    the others up instead of filling the memory.
     """
     ray = require("ray", "ray")
     exceptions = require("ray.exceptions", "ray")
     cores = _cores()
     task = ray.remote(num_cpus=1, max_retries=retries)(_run)
     everywhere, call = ray.put(shared), ray.put(work)
-    waiting, finished = list(enumerate(items))[::-1], {}
+    waiting: list[tuple[int, T]] = list(enumerate(items))[::-1]
+    finished: dict[int, R] = {}
     running: dict[Any, int] = {}
     given = 0
     try:
         while given < len(items):
-            while waiting and len(running) < 2 * cores:
+            while waiting and len(running) < UNDER_WAY * cores and len(running) + len(finished) < HELD * cores:
                 place, item = waiting.pop()
                 running[task.remote(call, item, everywhere)] = place
+            # the next in turn is among them: it was begun before all that are finished
             ready, _ = ray.wait(list(running), num_returns=1)
             for reference in ready:
                 finished[running.pop(reference)] = ray.get(reference)
                 if progress is not None:
                     progress(stage, len(items) - len(waiting) - len(running), len(items))
-            while given in finished:
-                yield finished.pop(given)
+            while finished and (given in finished or not in_order):
+                yield finished.pop(given if in_order else next(iter(finished)))
                 given += 1
     except exceptions.RayTaskError as error:
         raise error.cause from error
@@ -288,8 +318,14 @@ def _write_file(number: int, encoding: Encoding) -> Written:
     return write_shard(encoding.here(), number)
 
 
-def _read_file(number: int, shards: Shards) -> list[Any]:
-    return list(shards.here().read(number))
+def _read_file(number: int, shards: Shards) -> tuple[list[Any], str]:
+    """Return the pieces of a file, and what of it cannot be read."""
+    cut_off: list[int] = []
+    try:
+        pieces = list(shards.here().pieces(number, cut_off))
+    except BrokenFile as error:
+        return [], f"{len(shards.own(number))} of {shards.name(number)}: {error}"
+    return pieces, f"{len(cut_off)} cut off at the end of {shards.name(number)}" if cut_off else ""
 
 
 def _audit_one(tokenizer: ActionTokenizer, episodes: Any, *, seed: int, settings: Mapping[str, Any]) -> AuditReport:

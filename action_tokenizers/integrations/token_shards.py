@@ -27,8 +27,10 @@ from safetensors.torch import save as save_tensors
 from action_tokenizers.artifact import to_json_bytes, to_parts
 from action_tokenizers.base import ActionTokenizer
 from action_tokenizers.data.chunks import gather, plan_chunks
-from action_tokenizers.data.shards import Progress, Shards, in_turn, open_shards
-from action_tokenizers.errors import ActionShapeError, ActionTokenizerError, ActionValueError, FormatError
+from action_tokenizers.data.episodes import Episodes
+from action_tokenizers.data.shards import BrokenFile, Progress, Shards, in_turn, open_shards
+from action_tokenizers.data.streaming import settled_horizon
+from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
 from action_tokenizers.extras import require
 
 __all__ = [
@@ -155,8 +157,10 @@ def encode_shards(
         opening: Of `open_shards`.
 
     Raises:
+        ActionShapeError: Another horizon, another number of dims or another key than the tokenizer has.
+        ActionValueError: A horizon or stride below 1.
         FormatError: A file that cannot be used, or a folder of something else.
-        OSError: It cannot be written; says what is kept.
+        OSError: It cannot be written; says what is kept. Or a file that the system does not let be read.
     """
     encoding = prepare(tokenizer, source, folder, horizon, stride, key, progress, **opening)
     numbers = range(len(encoding.shards))
@@ -182,9 +186,13 @@ def prepare(
     digest = tokenizer_digest(tokenizer)
     if not isinstance(source, Shards):
         source = open_shards(source, progress=progress, **({} if tokenizer.relative else {"state": False}) | opening)
-    settled = horizon or tokenizer.horizon or source.horizon
-    if settled is None:
-        raise ActionShapeError(f"expected a horizon, because {source.source} does not say its fps: give horizon=")
+    wanted = tokenizer.horizon if horizon is None else horizon
+    settled = settled_horizon(source, wanted)
+    step = settled if stride is None else stride
+    if settled < 1 or step < 1:
+        raise ActionValueError(f"expected horizon >= 1 and stride >= 1, got {settled} and {step}")
+    if tokenizer.horizon not in (None, settled):
+        raise ActionShapeError(f"expected horizon {tokenizer.horizon}, as the tokenizer has, got {settled}")
     if tokenizer.action_dim not in (None, source.action_dim):
         raise ActionShapeError(
             f"expected actions of {tokenizer.action_dim} dims, got {source.action_dim} in {source.source}"
@@ -193,8 +201,10 @@ def prepare(
         if len(tokenizer.range_keys) > 1:
             raise ActionShapeError(f"expected key= among {list(tokenizer.range_keys)}, got none")
         key = tokenizer.range_keys[0]
+    elif key not in tokenizer.range_keys:
+        raise ActionShapeError(f"expected key= among {list(tokenizer.range_keys)}, got {key!r}")
     place = Path(os.path.abspath(folder))
-    encoding = Encoding(source, tokenizer, place, key, settled, stride or settled, digest)
+    encoding = Encoding(source, tokenizer, place, key, settled, step, digest)
     if mark:
         _mark(encoding)
     return encoding
@@ -205,7 +215,8 @@ def write_shard(encoding: Encoding, number: int) -> Written:
 
     Raises:
         FormatError: The input file cannot be read, unless the data set was opened with `skip_broken`.
-        OSError: The file of tokens cannot be written; what was written before stays.
+        OSError: The file of tokens cannot be written, what was written before stays; or the input file cannot be read
+            now, as on a machine out of file handles, which does not make it a broken one.
     """
     target = encoding.file(number)
     found = _kept(encoding, number)
@@ -217,11 +228,11 @@ def write_shard(encoding: Encoding, number: int) -> Written:
         if written.chunks:
             os.replace(temporary, target)
         return written
-    except ActionTokenizerError as error:
-        if not encoding.shards.skip_broken:
-            raise
+    except BrokenFile as error:
         shard = encoding.shards.name(number)
         return Written(shard, lost=len(encoding.shards.own(number)), reason=str(error))
+    except _Unread as unread:
+        raise unread.error from unread.error.__cause__
     except OSError as error:
         raise type(error)(
             error.errno or 0,
@@ -312,7 +323,7 @@ def _mark(encoding: Encoding) -> None:
 def _write(encoding: Encoding, number: int, path: Path) -> Written:
     parquet = require("pyarrow.parquet", "data")
     schema = _schema(encoding, number)
-    cut_off: list[int] | None = [] if encoding.shards.skip_broken else None
+    cut_off: list[int] = []
     episodes = chunks = frames = tokens = 0
     with path.open("wb") as file:
         with parquet.ParquetWriter(file, schema, write_page_checksum=True) as writer:
@@ -322,19 +333,34 @@ def _write(encoding: Encoding, number: int, path: Path) -> Written:
                 frames, episodes = frames + int(rows["frames"].sum()), episodes + rows["new_episodes"]
         file.flush()
         os.fsync(file.fileno())
-    lost = len(cut_off or ())
+    lost = len(cut_off)
     shard = encoding.shards.name(number)
     if not chunks:
         return Written(shard, lost=lost)
     return Written(shard, encoding.file(number).name, episodes, chunks, frames, tokens, _sha256(path), lost)
 
 
-def _blocks(encoding: Encoding, number: int, cut_off: list[int] | None) -> Iterator[dict[str, Any]]:
+class _Unread(Exception):
+    """What the system says of reading, told apart from what it says of writing."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _pieces(encoding: Encoding, number: int, cut_off: list[int]) -> Iterator[Episodes]:
+    try:
+        yield from encoding.shards.pieces(number, cut_off)
+    except OSError as error:
+        raise _Unread(error) from error
+
+
+def _blocks(encoding: Encoding, number: int, cut_off: list[int]) -> Iterator[dict[str, Any]]:
     """Yield the columns of some thousand chunks at a time; `tokens` are joined, `length` says how many each has."""
     tokenizer = encoding.tokenizer
     step = max(1, BLOCK // (encoding.horizon * encoding.shards.action_dim))
     last = None
-    for piece in encoding.shards.read(number, cut_off):
+    for piece in _pieces(encoding, number, cut_off):
         plan = plan_chunks(piece, encoding.horizon, encoding.stride, pad_tail=True)
         for begin in range(0, len(plan), step):
             found = gather(piece, plan[begin : begin + step], tokenizer.relative)

@@ -24,7 +24,7 @@ from action_tokenizers.base import ActionTokenizer, Progress
 from action_tokenizers.data.relative import Relative
 from action_tokenizers.data.sample import ChunkSample
 from action_tokenizers.data.shards import Shards, in_turn, open_shards
-from action_tokenizers.data.streaming import complete, sample_files, settled_horizon
+from action_tokenizers.data.streaming import complete, count_left_out, empty_sample, sample_files
 from action_tokenizers.errors import ActionTokenizerError, ActionValueError
 from action_tokenizers.integrations.token_shards import finish, prepare, write_shard
 
@@ -67,14 +67,14 @@ def sample(
     Raises:
         ActionTokenizerError: As `sample_shards`, on all ranks where it happened on one.
         ActionValueError: No process group.
+        OSError: Likewise on all ranks: a file that the system does not let be read.
     """
     group = _group(group)
     shards = _opened(source, relative is not None, group, progress, opening)
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
 
     def mine() -> ChunkSample:
-        settled = settled_horizon(shards, horizon)
-        whole = ChunkSample(k, seed, weights, settled)
+        whole = empty_sample(shards, k, seed, weights, horizon, stride)
         threshold = shards.threshold(whole, stride)
         file = None if resume is None else Path(resume) / f"part-{rank:05d}-of-{ranks:05d}.safetensors"
         numbers = range(rank, len(shards), ranks)
@@ -86,7 +86,7 @@ def sample(
     whole = parts[0].part()
     for part in parts:
         whole.merge(part)
-    return complete(whole, shards)
+    return complete(count_left_out(whole, shards), shards)
 
 
 def fit(
@@ -203,7 +203,7 @@ def _agreeing(work: Callable[[], T], group: Any) -> T:
     except Exception as error:  # whatever it is, the others must not wait for a rank that is gone
         failed = error
     told: list[Any] = [None] * dist.get_world_size(group)
-    said = None if failed is None else (type(failed).__name__, str(failed))
+    said = None if failed is None else (_kind(failed), str(failed))
     dist.all_gather_object(told, said, group=group)
     if failed is not None:
         raise failed
@@ -212,3 +212,9 @@ def _agreeing(work: Callable[[], T], group: Any) -> T:
             kind = getattr(errors, one[0], OSError if one[0] == "OSError" else ActionTokenizerError)
             raise kind(f"rank {rank}: {one[1]}")
     return mine
+
+
+def _kind(error: Exception) -> str:
+    """Return the name under which the other ranks raise an error: no permission, say, is an OSError to them."""
+    ours = isinstance(error, ActionTokenizerError)
+    return "OSError" if isinstance(error, OSError) and not ours else type(error).__name__

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from action_tokenizers.data.index import runs_of, tabulate
+from action_tokenizers.data.index import BLOCK, BLOCKS, _sampled, contents_of, runs_of, tabulate
 from action_tokenizers.data.readers.frames import FrameFiles
 from action_tokenizers.data.readers.parquet import frame_files
 from action_tokenizers.errors import FormatError
@@ -136,3 +136,48 @@ def test_keeping_some(tmp_path):
     table = index(write_frames(tmp_path, recorded(6))).keep(np.array([4, 1]))
     assert table.names.tolist() == [1, 4]
     assert table.lengths.tolist() == [recorded(6).lengths[i] for i in (1, 4)]
+
+
+@pytest.mark.parametrize("frame", [True, False])
+def test_an_episode_on_both_sides_of_a_broken_file_is_lost_once(tmp_path, frame):
+    episodes = recorded(3, seed=3)
+    a, b, _ = episodes.lengths
+    root = write_frames(tmp_path, episodes, [a + 1, a + b - 1], frame=frame)
+    truncate(root / "file-001.parquet")
+    table = index(root)
+    assert table.name.tolist() == [0, 2]
+    assert table.lost == 1
+
+
+def test_contents_are_those_of_the_columns_asked_for(tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    values = np.random.default_rng(0).normal(size=(1000, 4)).astype(np.float32)
+    columns = {"action": list(values), "state": list(values), "other": list(values)}
+
+    def digest(name: str, statistics: bool = False, **changed) -> str:
+        table = pa.table(columns | changed)
+        settings = {"write_statistics": statistics, "compression": "none", "use_dictionary": False}
+        parquet.write_table(table, tmp_path / name, row_group_size=300, **settings)
+        return contents_of(tmp_path / name, ["action", "state"])
+
+    other = values.copy()
+    other[500, 2] += 1
+    assert digest("a") == digest("b")
+    assert digest("a", other=list(other)) == digest("b")  # not read, and without statistics nobody knows
+    assert digest("a", other=list(other * 100), statistics=True) != digest("b", statistics=True)
+    assert len({digest("a"), digest("b", action=list(other)), digest("c", state=list(other))}) == 3
+    assert (tmp_path / "a").stat().st_size == (tmp_path / "b").stat().st_size
+
+
+def test_a_sample_of_the_stored_bytes_is_all_of_few_and_evenly_spaced_of_many():
+    few = [(4, BLOCK), (3 * BLOCK, BLOCK * (BLOCKS - 1))]
+    assert _sampled(few) == few
+    assert _sampled([]) == []
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, 40_000, 400).tolist()
+    begins = (np.cumsum([0, *lengths[:-1]]) + 10 * np.arange(400)).tolist()  # 10 bytes of others between them
+    places = list(zip(begins, lengths, strict=True))
+    stored = np.concatenate([np.arange(begin, begin + length) for begin, length in places])
+    got = np.concatenate([np.arange(begin, begin + length) for begin, length in _sampled(places)])
+    firsts = np.linspace(0, len(stored) - BLOCK, BLOCKS).astype(int)
+    np.testing.assert_array_equal(got, np.concatenate([stored[first : first + BLOCK] for first in firsts]))

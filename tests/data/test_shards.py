@@ -1,6 +1,9 @@
+import errno
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ import pytest
 from action_tokenizers import ChunkSample, Episodes
 from action_tokenizers.cli import DEMO_DATA
 from action_tokenizers.data import default_horizon
-from action_tokenizers.data.shards import FRAMES, open_shards
+from action_tokenizers.data.shards import FRAMES, BrokenFile, open_shards
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
 from tests.fakes.shard_files import recorded, spoil_actions, truncate, write_frames
 
@@ -128,6 +131,73 @@ def test_fingerprints_tell_data_and_choices_apart(tmp_path):
     assert open_shards(root).fingerprint() == prints[-1]
 
 
+@pytest.mark.parametrize("inside", [False, True], ids=["all", "one value that is no extreme"])
+@pytest.mark.parametrize("part", ["actions", "states"])
+def test_fingerprints_tell_contents_apart_that_are_of_equal_size(tmp_path, part, inside):
+    episodes = recorded(6)
+    root = write_frames(tmp_path / "set", episodes, [50])
+    before = open_shards(root).fingerprint()
+    size = [file.stat().st_size for file in sorted(root.glob("*.parquet"))]
+    others = [values.copy() for values in getattr(episodes, part)]
+    if inside:
+        ranked = np.argsort(others[2][:, 1])
+        others[2][ranked[len(ranked) // 2], 1] = np.nextafter(others[2][ranked[len(ranked) // 2], 1], 9.0)
+    else:
+        others = [-values for values in others]
+    write_frames(root, replace(episodes, **{part: others}), [50])
+    assert [file.stat().st_size for file in sorted(root.glob("*.parquet"))] == size
+    assert open_shards(root).fingerprint() != before
+    write_frames(root, episodes, [50])
+    assert open_shards(root).fingerprint() == before
+
+
+@contextmanager
+def no_more_files():
+    resource = pytest.importorskip("resource", reason="limits open files as Unix does")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_what_the_system_says_does_not_make_a_file_a_broken_one(tmp_path, monkeypatch):
+    root = write_frames(tmp_path / "set", recorded(6), [50])
+    shards = open_shards(root, skip_broken=True)
+    for read in (shards.read, lambda number: shards.pieces(number, [])):
+        with pytest.raises(OSError, match=r"set/file-000\.parquet: .*[Tt]oo many open files") as told, no_more_files():
+            list(read(0))
+        assert told.value.errno == errno.EMFILE
+    with pytest.raises(OSError, match=r"[Tt]oo many open files"), no_more_files():
+        open_shards(root / "file-000.parquet", skip_broken=True)
+    for number in (errno.EACCES, errno.ESTALE, errno.ENOSPC):
+
+        def refused(*_, number=number):
+            raise OSError(number, "no")
+
+        monkeypatch.setattr("action_tokenizers.data.shards.runs_of", refused)
+        with pytest.raises(OSError, match=r"file-000\.parquet: no") as told:
+            open_shards(root, skip_broken=True)
+        assert told.value.errno == number
+
+
+def test_a_broken_file_is_told_apart_from_what_is_done_with_its_pieces(tmp_path):
+    episodes = recorded(12)
+    ends = np.cumsum(episodes.lengths)
+    root = write_frames(tmp_path / "set", episodes, [ends[3] - 1, ends[7]])
+    spoil_actions(root / "file-001.parquet")
+    shards, cut_off = open_shards(root, skip_broken=True), []
+    assert [name for piece in shards.pieces(0, cut_off) for name in piece.names] == [0, 1, 2]
+    assert cut_off == [3]
+    with pytest.raises(BrokenFile, match=r"set/file-001\.parquet"):
+        list(shards.pieces(1, []))
+    with pytest.raises(FormatError, match=r"set/file-001\.parquet"):
+        list(open_shards(root).pieces(1, []))
+    with pytest.raises(ActionValueError, match="at least one character"):
+        open_shards(root, key="")
+
+
 @pytest.mark.parametrize("damage", [truncate, lambda file: file.write_bytes(b"")], ids=["no footer", "no bytes"])
 def test_a_broken_file_is_named_and_left_out_only_when_asked_to(tmp_path, damage):
     episodes = recorded(12)
@@ -228,8 +298,6 @@ def test_progress_counts_the_index(tmp_path):
 
 
 def test_a_copy_of_the_hub_is_fetched_where_it_is_missing(tmp_path, monkeypatch):
-    from dataclasses import replace
-
     root = write_frames(tmp_path / "set", recorded(4))
     shards = open_shards(root)
     assert shards.here() is shards

@@ -210,9 +210,16 @@ def test_left_out_files_are_named_and_counted_and_no_episode_comes_in_part(spoil
     again = ChunkSample.load(tmp_path / "saved")
     assert (again.skipped_shards, again.lost_episodes) == (found.skipped_shards, found.lost_episodes)
     assert again.digest() == found.digest()
-    with pytest.warns(UserWarning, match=r"set/file-001\.parquet is left out"):
+    with pytest.warns(UserWarning, match="left out") as told:
         streamed = [name for piece in stream(root, skip_broken=True) for name in piece.names]
     assert streamed == names
+    said = [str(one.message) for one in told]
+    assert len(said) == 3
+    assert said[0].startswith("1 of 4 files of set left out as broken, set/file-003.parquet; ")
+    assert said[0].endswith("left out with them: 1")
+    assert said[1].startswith("1 episode of set/file-000.parquet left out: 3 goes on")
+    assert said[2].startswith("set/file-001.parquet left out, episodes lost with it: 4: ")
+    assert {Path(one.filename).name for one in told} == {"test_streaming.py"}
 
 
 def test_an_interrupted_sample_counts_what_it_left_out_once(spoiled, tmp_path):
@@ -222,6 +229,40 @@ def test_an_interrupted_sample_counts_what_it_left_out_once(spoiled, tmp_path):
         sample_shards(root, resume=tmp_path / "p", save_every=0, progress=interrupting(3), **settings)
     resumed = sample_shards(root, resume=tmp_path / "p", **settings)
     assert resumed.digest() == sample_shards(root, **settings).digest()
+    # and what is left in the file is that sample, what the index left out included, however often it is opened again
+    for _ in range(2):
+        assert ChunkSample.load(tmp_path / "p").digest() == resumed.digest()
+        assert sample_shards(root, resume=tmp_path / "p", **settings).digest() == resumed.digest()
+    assert (resumed.skipped_shards, resumed.lost_episodes) == (("set/file-001.parquet", "set/file-003.parquet"), 6)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "error"),
+    [
+        ({"weights": {"arm": 1.0}}, r"expected a weight for every key, got none for 'default' of set"),
+        ({"horizon": 0}, "expected horizon >= 1"),
+        ({"stride": 0}, "expected stride >= 1"),
+        ({"key": ""}, "expected a key"),
+        ({"relative": Relative(("state", "state"))}, "expected one mode per action dim"),
+        ({"relative": Relative("state"), "state": False}, "expected states of at least 3 dims"),
+    ],
+)
+def test_a_mistake_of_the_caller_is_no_broken_file(root, mistake, error):
+    with pytest.raises((ActionShapeError, ActionValueError), match=error):
+        sample_shards(root, **({"k": 40, "horizon": HORIZON, "skip_broken": True} | mistake))
+
+
+def test_contents_that_changed_at_the_same_size_are_not_mixed_into_a_partial_sample(tmp_path):
+    episodes = recorded(12)
+    root = write_frames(tmp_path / "set", episodes, [31, 90])
+    settings = {"k": 40, "horizon": HORIZON, "resume": tmp_path / "partial"}
+    with pytest.raises(Interrupted):
+        sample_shards(root, save_every=0, progress=interrupting(2), **settings)
+    sizes = [file.stat().st_size for file in sorted(root.glob("*.parquet"))]
+    write_frames(root, replace(episodes, actions=[-actions for actions in episodes.actions]), [31, 90])
+    assert [file.stat().st_size for file in sorted(root.glob("*.parquet"))] == sizes
+    with pytest.raises(FormatError, match=r"got data .* instead of .*delete it to begin anew"):
+        sample_shards(root, **settings)
 
 
 def test_nan_is_refused_by_place_and_leaves_the_file_out_when_asked_to(tmp_path):

@@ -164,8 +164,8 @@ def test_a_worker_killed_for_good_leaves_an_incomplete_folder_to_go_on_with(root
 @on_ray
 def test_audits_are_those_of_one_process(root, tokenizer):
     other = BinningTokenizer(horizon=HORIZON, bins=16).fit(sample_shards(root, horizon=HORIZON))
-    found = engine.audit({"fast": tokenizer, "bins": other}, root, episodes=6, test=0.5, seed=2)
-    drawn = open_shards(root).split(0.5, seed=2)[1].draw(6, seed=2).load()
+    found = engine.audit({"fast": tokenizer, "bins": other}, root, episodes=6, test=0.5, seed=2, split_seed=5)
+    drawn = open_shards(root).split(0.5, seed=5)[1].draw(6, seed=2).load()
     assert len(drawn) == 6
     assert list(found) == ["fast", "bins"]
     for name, one in (("fast", tokenizer), ("bins", other)):
@@ -196,6 +196,41 @@ def test_broken_files_are_named_or_left_out_as_in_one_process(tokenizer, tmp_pat
 
 
 @on_ray
+@pytest.mark.parametrize("split", [{}, {"split_seed": 5}])
+def test_an_audit_holds_out_what_the_fit_did(root, tmp_path, monkeypatch, split):
+    """The audit of any draw is of episodes that a fit with the same arguments for the split has not seen."""
+    learned, audited = [], []
+    monkeypatch.setattr(engine, "complete", lambda sample, shards: (learned.append(shards.table.names), sample)[1])
+    fitted = engine.fit(BinningTokenizer(horizon=HORIZON), root, test=0.5, **split)
+    join = type(open_shards(root)).join
+    monkeypatch.setattr(
+        type(open_shards(root)), "join", lambda self, pieces: (audited.append(self.table.names), join(self, pieces))[1]
+    )
+    engine.audit(fitted, root, test=0.5, seed=3, **split)
+    assert len(learned[0]) + len(audited[0]) == 40
+    assert not set(learned[0].tolist()) & set(audited[0].tolist())
+
+
+@on_ray
+def test_an_audit_leaves_broken_files_out_when_asked_to(tokenizer, tmp_path):
+    episodes = recorded(12, seed=3)
+    ends = np.cumsum(episodes.lengths)
+    root = write_frames(tmp_path / "set", episodes, [int(ends[3]) - 1, int(ends[7])])
+    spoil_actions(root / "file-001.parquet")
+    with pytest.raises(FormatError, match=r"set/file-001\.parquet"):
+        engine.audit(tokenizer, root)
+    told = r"audited on 7 of 12 drawn .*1 cut off at the end of set/file-000\.parquet; 4 of set/file-001\.parquet: "
+    with pytest.warns(UserWarning, match=told):
+        found = engine.audit(tokenizer, root, opening={"skip_broken": True})
+    whole = open_shards(root)
+    readable = whole.only(np.array([0, 1, 2, *range(8, 12)]))
+    assert found["fast"].to_json_text() == audit(tokenizer, readable.load(), seed=0).to_json_text()
+    some = open_shards(root, skip_broken=True).only(np.array([4, 5, 6, 7]))
+    with pytest.raises(FormatError, match="expected drawn episodes that can be read in set, got none: 4 of set"):
+        engine.audit(tokenizer, some)
+
+
+@on_ray
 def test_nothing_long_enough(root):
     with pytest.raises(ActionShapeError, match="at least horizon 99 steps in set"):
         engine.sample(root, horizon=99)
@@ -209,6 +244,65 @@ def test_ray_data_reads_the_token_files(root, tokenizer, tmp_path):
     rows = ray.data.read_parquet(str(tmp_path / "out")).take_all()
     assert len(rows) == manifest["chunks"]
     assert sum(len(row["tokens"]) for row in rows) == manifest["tokens"]
+
+
+class LastComesFirst:
+    """Ray as far as `_spread` uses it; of the tasks under way the newest is finished first: the worst order."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.running: list[object] = []
+        self.results: dict[object, int] = {}
+
+    def remote(self, **_):
+        def call(work, item, shared):
+            reference = object()
+            self.begun.append(item)
+            self.running.append(reference)
+            self.results[reference] = work(item, shared)
+            return reference
+
+        class Task:
+            remote = staticmethod(lambda _, work, item, shared: call(work, item, shared))
+
+        return lambda function: type(
+            "Bound", (), {"remote": staticmethod(lambda *given: Task.remote(function, *given))}
+        )
+
+    def put(self, value):
+        return value
+
+    def wait(self, references, num_returns):
+        assert references
+        return references[-num_returns:], references[:-num_returns]
+
+    def get(self, reference):
+        return self.results.pop(reference)
+
+    def cancel(self, reference) -> None:
+        pass
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_what_waits_for_its_turn_is_bounded(monkeypatch, in_order):
+    fake, cores, items = LastComesFirst(), 3, list(range(200))
+    errors = type("Exceptions", (), {"RayTaskError": type("RayTaskError", (Exception,), {})})
+    monkeypatch.setattr(engine, "require", lambda name, _: errors if name.endswith("exceptions") else fake)
+    monkeypatch.setattr(engine, "_cores", lambda: cores)
+    got, most = [], 0
+    spread = engine._spread(lambda item, shared: item + shared, items, 7, "sample", 0, None, in_order=in_order)
+    for result in spread:
+        got.append(result)
+        most = max(most, len(fake.begun) - len(got))
+    assert (got if in_order else sorted(got)) == [item + 7 for item in items]
+    # nothing waits for a turn where there are none: what is under way is all there is
+    assert most < cores * (engine.HELD if in_order else engine.UNDER_WAY)
+
+
+@pytest.mark.parametrize(("mistake", "error"), [({"stride": 0}, "stride >= 1"), ({"weights": {"x": 1.0}}, "a weight")])
+def test_a_mistake_of_the_caller_is_told_before_anything_is_read(root, mistake, error):
+    with pytest.raises(ActionValueError, match=error):
+        engine.sample(open_shards(root, skip_broken=True), horizon=HORIZON, **mistake)
 
 
 def test_groups_cover_every_file_once_in_about_equal_parts(root):

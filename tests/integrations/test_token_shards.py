@@ -1,7 +1,9 @@
+import errno
 import json
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +196,61 @@ def test_broken_files_are_left_out_whole_named_and_counted(tokenizer, tmp_path):
     first = bytes_of(tmp_path / "out")
     assert encode_shards(tokenizer, root, tmp_path / "out", skip_broken=True) == manifest
     assert bytes_of(tmp_path / "out") == first
+
+
+def test_tokens_of_data_whose_contents_changed_at_equal_size_are_not_kept(tokenizer, tmp_path):
+    episodes = recorded(12)
+    root = write_frames(tmp_path / "set", episodes, [60])
+    encode_shards(tokenizer, root, tmp_path / "out")
+    before, sizes = bytes_of(tmp_path / "out"), [file.stat().st_size for file in sorted(root.glob("*.parquet"))]
+    write_frames(root, replace(episodes, actions=[-actions for actions in episodes.actions]), [60])
+    assert [file.stat().st_size for file in sorted(root.glob("*.parquet"))] == sizes
+    with pytest.raises(FormatError, match="of another data: encode into a folder of its own"):
+        encode_shards(tokenizer, root, tmp_path / "out")
+    assert bytes_of(tmp_path / "out") == before
+    for file in ("tokens-000000.parquet", "tokens-000001.parquet"):  # and were they there, they would not be kept
+        (tmp_path / "new").mkdir(exist_ok=True)
+        (tmp_path / "new" / file).write_bytes(before[file])
+    encoding = prepare(tokenizer, root, tmp_path / "new", mark=False)
+    assert not any(write_shard(encoding, number).kept for number in range(2))
+    assert all(bytes_of(tmp_path / "new")[file] != before[file] for file in ("tokens-000000.parquet",))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "error", "told"),
+    [
+        ({"horizon": 0}, ActionValueError, "expected horizon >= 1 and stride >= 1, got 0 and 0"),
+        ({"stride": 0}, ActionValueError, "expected horizon >= 1 and stride >= 1, got 5 and 0"),
+        ({"stride": -1}, ActionValueError, "got 5 and -1"),
+        ({"horizon": 4}, ActionShapeError, "expected horizon 5, as the tokenizer has, got 4"),
+        ({"key": "arm"}, ActionShapeError, r"expected key= among \['default'\], got 'arm'"),
+    ],
+)
+def test_a_mistake_of_the_caller_is_told_before_the_folder_is_made(root, tokenizer, tmp_path, mistake, error, told):
+    with pytest.raises(error, match=told):
+        encode_shards(tokenizer, root, tmp_path / "out", skip_broken=True, **mistake)
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_what_reading_raises_makes_a_file_a_broken_one(root, tokenizer, tmp_path, monkeypatch):
+    encoding = prepare(tokenizer, root, tmp_path / "out", skip_broken=True)
+
+    def refuse(*_, **__):
+        raise ActionValueError("of the tokenizer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(tokenizer), "encode", refuse)
+        with pytest.raises(ActionValueError, match="of the tokenizer"):
+            write_shard(encoding, 1)
+
+    def exhausted(*_):
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr("action_tokenizers.data.shards.column_batches", exhausted)
+    with pytest.raises(OSError, match=r"set/file-001\.parquet: too many open files") as told:  # and no full disk
+        write_shard(encoding, 1)
+    assert "could not write" not in str(told.value)
+    assert not list((tmp_path / "out").glob("*.parquet"))
 
 
 FULL_DISK = """

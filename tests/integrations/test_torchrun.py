@@ -11,10 +11,10 @@ import pytest
 
 from action_tokenizers import FASTTokenizer
 from action_tokenizers.data import sample_shards
-from action_tokenizers.errors import ActionValueError
+from action_tokenizers.errors import ActionValueError, FormatError, HubError
 from action_tokenizers.integrations import torchrun
 from action_tokenizers.integrations.token_shards import encode_shards, tokenizer_digest
-from tests.fakes.shard_files import recorded, spoil_actions, write_frames
+from tests.fakes.shard_files import recorded, spoil_actions, truncate, write_frames
 
 pytest.importorskip("pyarrow")
 
@@ -117,3 +117,26 @@ def test_one_rank_is_one_process(root, tmp_path, alone):
     assert torchrun.sample(root, k=40).digest() == sample_shards(root, k=40).digest()
     with pytest.raises(KeyError, match="what"):
         torchrun._agreeing(lambda: {}["what"], None)
+
+
+def test_what_other_ranks_raise_for_an_error():
+    assert torchrun._kind(PermissionError(13, "no")) == "OSError"
+    assert torchrun._kind(HubError("no")) == "HubError"
+    assert torchrun._kind(FormatError("no")) == "FormatError"
+
+
+def test_a_mistake_of_the_caller_is_told_as_by_one_process(root, alone):
+    for mistake, error in (({"stride": 0}, "stride >= 1"), ({"weights": {"arm": 1.0}}, "a weight for every key")):
+        with pytest.raises(ActionValueError, match=error):
+            torchrun.sample(root, k=40, skip_broken=True, **mistake)
+
+
+def test_what_the_index_left_out_is_counted_once(tmp_path, alone):
+    episodes = recorded(12)
+    root = write_frames(tmp_path / "set", episodes, [31, 90])
+    truncate(root / "file-001.parquet")
+    settings = {"k": 40, "horizon": 5, "skip_broken": True}
+    wanted = sample_shards(root, **settings)
+    assert wanted.lost_episodes > 0
+    for _ in range(2):
+        assert torchrun.sample(root, resume=tmp_path / "parts", **settings).digest() == wanted.digest()

@@ -2,8 +2,10 @@
 
 import json
 import sys
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("pyarrow", reason="the data are parquet")
@@ -13,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "recipes" / "benchm
 import fit_scale
 
 from action_tokenizers.data import Episodes, smooth_chunks
+from action_tokenizers.data.index import Runs, tabulate
+from action_tokenizers.data.readers.frames import FrameFiles
 
 
 def test_the_data_are_the_chunks_of_the_generator(tmp_path: Path) -> None:
@@ -40,6 +44,26 @@ def test_one_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert 0 < code["mse"] < 0.01
 
 
+def test_the_index_takes_the_memory_that_the_plan_says() -> None:
+    count, files = 200_000, 20
+    names = np.arange(count, dtype=np.int64).reshape(files, -1)
+    described = FrameFiles(
+        Path("x"), tuple(map(str, range(files))), ("action",), (), "episode_index", "frame_index", False, 10.0, None
+    )
+    tracemalloc.start()
+    try:
+        found = [Runs(one.copy(), np.full(len(one), 50), (14, 0), 0, False, 1, "") for one in names]
+        table = tabulate(described, found)
+        peak = tracemalloc.get_traced_memory()[1]
+        del found
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert len(table.name) == count
+    assert held / count == pytest.approx(fit_scale.TABLE, rel=0.05)
+    assert peak / count == pytest.approx(fit_scale.PEAK, rel=0.1)
+
+
 @pytest.mark.slow
 def test_smoke(tmp_path: Path) -> None:
     given = ["--smoke", "--json", str(tmp_path / "r.json"), "--page", str(tmp_path / "r.md")]
@@ -58,6 +82,17 @@ def test_the_page_is_made_of_the_published_numbers_and_they_hold_what_is_promise
     report = json.loads(fit_scale.RESULTS.read_text())
     assert fit_scale.PAGE.read_text() == fit_scale.page(report)
     assert report["settings"] == fit_scale.FULL
+    said = fit_scale.PAGE.read_text()
+    for one in report["growth"]:  # what was measured is said, with how many chunks the fit saw
+        assert f"{one['fit_seconds']:.1f} s on {one['sample']:,} chunks of {one['chunks']:,}" in said
+        assert f"| {one['chunks']:,} | {one['sample']:,} |" in said
+    assert "does not grow" not in said
+    for name in (
+        "`Shards`, with that table, is on every machine",
+        f"up to {fit_scale.PEAK} while",
+        "hashing the place",
+    ):
+        assert name in said
     sampled = report["sampled"][str(fit_scale.FULL["sample"])]
     assert (sampled["chunks"], sampled["sample"]) == (1_000_000, 30_000)
     assert sampled["peak_bytes"] < 4e9
