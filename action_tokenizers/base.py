@@ -35,9 +35,13 @@ __all__ = ["ActionTokenizer", "Progress", "ScalarCells", "range_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 # methods that do in one pass what others do step by step
-SHORT_CUTS = {"_encode_actions": {"_encode"}, "_decode_whole": {"_parse", "_decode", "_read", "_actions"}}
+SHORT_CUTS = {
+    "_encode_actions": frozenset({"_encode"}),
+    "_decode_whole": frozenset({"_parse", "_decode", "_read", "_actions"}),
+}
 
 Progress = Callable[[str, int, int], None]
 """Called as `progress(stage, done, total)`; only a user interface draws it."""
@@ -91,14 +95,16 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
     tokenizer_type: ClassVar[str]
     prefix_decodable: ClassVar[bool] = False
     size_names: ClassVar[frozenset[str]] = frozenset()  # keys of `_sizes`
+    # per short cut of SHORT_CUTS that the family has: methods of its own that the steps call and it does not
+    own_steps: ClassVar[Mapping[str, frozenset[str]]] = {}
     # for the card: lines of numpy that turn `ids` of one chunk into `actions` from `config` and `tensors` alone
     decode_alone: ClassVar[str] = ""
     range: Range | None
 
     def __init_subclass__(cls, *, name: str | None = None, **rest: Any) -> None:
         super().__init_subclass__(**rest)
-        for short_cut, steps in SHORT_CUTS.items():  # who takes a step anew does not inherit the short cut past it
-            if short_cut not in vars(cls) and not steps.isdisjoint(vars(cls)):
+        for short_cut in SHORT_CUTS:  # who takes a step anew does not inherit the short cut past it
+            if _passes_by_a_step(cls, short_cut):
                 setattr(cls, short_cut, vars(ActionTokenizer)[short_cut])
         if name is not None:
             register(name, cls)
@@ -571,6 +577,24 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         self._provenance = {}
         self._beside = {}
 
+    def _tables_of(self, build: Callable[[], T]) -> T:
+        """Return what `build` makes of the buffers, kept until one of them is replaced or changed in place.
+
+        Averages of weights, broadcasts between processes and loaded checkpoints write into the buffers there are.
+        Their counters tell, except inside `torch.inference_mode`, whose tensors have none.
+        """
+        buffers: Any = self._buffers.values()
+        try:
+            stamp = [(buffer.data_ptr(), buffer._version) for buffer in buffers]
+        except RuntimeError:  # of inference mode
+            stamp = [(buffer.data_ptr(), 0) for buffer in buffers]
+        kept = self._tables_cache
+        if kept is None or kept[0] != stamp:
+            # holds the buffers too, so that no other tensor can lie where one of them lay
+            kept = self._tables_cache = (stamp, build(), tuple(buffers))
+        tables: T = kept[1]
+        return tables
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         """Forget the tables: they belong to the tensors that are replaced."""
         super()._load_from_state_dict(*args, **kwargs)
@@ -787,6 +811,17 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
 
         super()._apply(keep_dtype, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def _passes_by_a_step(cls: type, short_cut: str) -> bool:
+    """Say whether a class before the one that defines the short cut, in the order of inheritance, defines a step."""
+    order = cls.__mro__
+    place = {name: i for i, kind in reversed(list(enumerate(order))) for name in vars(kind)}  # the first that has it
+    owner = order[place[short_cut]]
+    if vars(owner)[short_cut] is vars(ActionTokenizer)[short_cut]:
+        return False  # takes all steps
+    steps = SHORT_CUTS[short_cut] | getattr(owner, "own_steps", {}).get(short_cut, frozenset())
+    return any(place.get(step, len(order)) < place[short_cut] for step in steps)
 
 
 def range_of(sample: ChunkSample, strategy: Any = "quantile") -> Range:

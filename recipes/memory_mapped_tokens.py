@@ -4,16 +4,21 @@
     python recipes/memory_mapped_tokens.py --smoke                             # synthetic, in a temporary folder
 
 A folder holds `ids.npy`, the ids of all chunks one after another, int32 and without pads; `ends.npy`, where each
-chunk's end; and `tokenizer/`, the tokenizer that made them. Ids are written batch by batch, so neither the data nor the
-ids need to fit in memory. `TokenFile` is a data set of such a folder for `torch.utils.data.DataLoader`: workers, forked
-or spawned, share its pages through the operating system's cache, and `tokenizer.collate` makes padded ids and masks of
-its items. Encoding itself may also run inside the workers, as `EncodeChunks` shows: torch gives a worker one thread,
-and so do the kernels of this library.
+chunk's end; `tokenizer/`, the tokenizer that made them; and `tokens.json`, its digest. It is written aside and renamed
+when it is complete. LeRobot and parquet data are read piece by piece (other layouts as a whole) and ids are written
+batch by batch, so that neither needs to fit in memory; 8 bytes per chunk do. `TokenFile` is a data set of such a folder
+for `torch.utils.data.DataLoader`: workers, forked or spawned, share its pages through the operating system's cache, and
+`tokenizer.collate` makes padded ids and masks of its items. Encoding itself may also run inside the workers, as
+`EncodeChunks` shows: torch gives a worker one thread, and so do the kernels of this library.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import secrets
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -26,16 +31,39 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from action_tokenizers import ActionTokenizer, Episodes, FASTTokenizer
-from action_tokenizers.data import smooth_episodes
+from action_tokenizers.data import smooth_episodes, stream
 from action_tokenizers.data.chunks import gather, plan_chunks
+from action_tokenizers.data.readers.detect import layout_of
+from action_tokenizers.data.shards import STREAMED
+from action_tokenizers.errors import FormatError
+from action_tokenizers.integrations.token_shards import tokenizer_digest
 
-IDS, ENDS, TOKENIZER = "ids.npy", "ends.npy", "tokenizer"
+IDS, ENDS, TOKENIZER, FACTS = "ids.npy", "ends.npy", "tokenizer", "tokens.json"
 BATCH = 4096
 
 
 def write_tokens(tokenizer: ActionTokenizer, batches: Iterable[NDArray[np.floating]], folder: Path) -> int:
-    """Write the ids of batches of chunks `(n, t, d)` and the tokenizer to `folder`; return the number of chunks."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the ids of batches of chunks `(n, t, d)` and the tokenizer to `folder`; return the number of chunks.
+
+    Raises:
+        FileExistsError: the folder holds something already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"expected a new or an empty folder, got {folder}; remove it or name another")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(f".{folder.name}.writing-{secrets.token_hex(4)}")
+    aside.mkdir()
+    try:
+        count = _write(tokenizer, batches, aside)
+        if folder.exists():  # empty; not every system renames onto a folder
+            folder.rmdir()
+        os.replace(aside, folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return count
+
+
+def _write(tokenizer: ActionTokenizer, batches: Iterable[NDArray[np.floating]], folder: Path) -> int:
     ends: list[NDArray[np.int64]] = []
     total = 0
     with (folder / IDS).open("wb") as file:
@@ -48,8 +76,11 @@ def write_tokens(tokenizer: ActionTokenizer, batches: Iterable[NDArray[np.floati
             total += int(mask.sum())
         file.seek(0)
         _write_header(file, total)
+        file.flush()
+        os.fsync(file.fileno())  # else, after a power cut, the new name could stand before the contents
     np.save(folder / ENDS, np.concatenate(ends) if ends else np.empty(0, np.int64))
     tokenizer.save_pretrained(folder / TOKENIZER)
+    (folder / FACTS).write_text(json.dumps({"tokenizer": tokenizer_digest(tokenizer)}) + "\n", encoding="utf-8")
     return sum(map(len, ends))
 
 
@@ -62,12 +93,32 @@ class TokenFile(Dataset[NDArray[np.int64]]):
     """The ids of one chunk per item, from a folder that `write_tokens` wrote.
 
     The map is opened at the first item and left out of pickles, so that a spawned worker opens its own.
+
+    Args:
+        folder: where it lies.
+        tokenizer: the one whose ids they must be; None: the one that lies beside them.
+
+    Raises:
+        FormatError: files that do not belong together, or that another tokenizer made.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, tokenizer: ActionTokenizer | None = None) -> None:
         self.folder = Path(folder)
         self.ends = np.load(self.folder / ENDS)
         self._ids: NDArray[np.int32] | None = None
+        total, held = int(self.ends[-1]) if len(self.ends) else 0, len(self._open())
+        if held != total:
+            raise FormatError(f"expected {total} ids in {self.folder / IDS}, got {held}; write the folder anew")
+        made_by = json.loads((self.folder / FACTS).read_text(encoding="utf-8"))["tokenizer"]
+        given = ActionTokenizer.from_pretrained(self.folder / TOKENIZER) if tokenizer is None else tokenizer
+        if tokenizer_digest(given) != made_by:
+            raise FormatError(
+                f"expected the tokenizer that made the ids of {self.folder}, got another; write the folder anew"
+            )
+
+    def _open(self) -> NDArray[np.int32]:
+        ids: NDArray[np.int32] = np.load(self.folder / IDS, mmap_mode="r" if len(self.ends) else None)
+        return ids
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -76,7 +127,7 @@ class TokenFile(Dataset[NDArray[np.int64]]):
         if not -len(self) <= i < len(self):
             raise IndexError(f"expected a chunk in 0..{len(self) - 1}, got {i}")
         if self._ids is None:
-            self._ids = np.load(self.folder / IDS, mmap_mode="r")
+            self._ids = self._open()
         i %= len(self)
         return self._ids[self.ends[i - 1] if i else 0 : self.ends[i]].astype(np.int64)
 
@@ -95,11 +146,19 @@ class EncodeChunks:
         return ids, self.tokenizer.pad_mask(ids)
 
 
-def batches_of(episodes: Episodes, horizon: int) -> Iterable[NDArray[np.floating]]:
-    """Return the chunks of all episodes, some thousand at a time."""
-    plan = plan_chunks(episodes, horizon)
-    for start in range(0, len(plan), BATCH):
-        yield gather(episodes, plan[start : start + BATCH]).actions
+def batches_of(pieces: Iterable[Episodes], horizon: int) -> Iterable[NDArray[np.floating]]:
+    """Yield the chunks of all episodes, some thousand at a time."""
+    for episodes in pieces:
+        plan = plan_chunks(episodes, horizon)
+        for start in range(0, len(plan), BATCH):
+            yield gather(episodes, plan[start : start + BATCH]).actions
+
+
+def pieces_of(data: str) -> Iterable[Episodes]:
+    """Return the episodes of a data set, piece by piece where its layout is of files that can be read so."""
+    if Path(data).exists() and layout_of(Path(data)) not in STREAMED:
+        return [Episodes.load(data)]
+    return stream(data, state=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -113,11 +172,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.smoke == (options.data is not None) or (options.data and not options.out):
         parser.error("expected --smoke, or --data and --out")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.out or Path(temporary)
-        episodes = smooth_episodes(12, seed=0) if options.smoke else Episodes.load(options.data)
-        tokenizer = FASTTokenizer(horizon=options.horizon).fit(episodes)
-        count = write_tokens(tokenizer, batches_of(episodes, int(tokenizer.horizon or 1)), folder)
-        loader = DataLoader(TokenFile(folder), batch_size=64, num_workers=2, collate_fn=tokenizer.collate, shuffle=True)
+        folder = options.out or Path(temporary) / "tokens"
+        smoke = [smooth_episodes(12, seed=0)]
+        # once for the fit, which keeps a sample, and once for the ids
+        tokenizer = FASTTokenizer(horizon=options.horizon).fit(smoke if options.smoke else pieces_of(options.data))
+        pieces = smoke if options.smoke else pieces_of(options.data)
+        count = write_tokens(tokenizer, batches_of(pieces, int(tokenizer.horizon or 1)), folder)
+        data = TokenFile(folder, tokenizer)
+        loader = DataLoader(data, batch_size=64, num_workers=2, collate_fn=tokenizer.collate, shuffle=True)
         said = sum(int(mask.sum()) for _, mask in loader)
     print(f"{count} chunks, {said} ids, {said / count:.1f} per chunk, read through 2 workers")
     return 0

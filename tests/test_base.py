@@ -500,6 +500,147 @@ class TestShortCuts:
         np.testing.assert_array_equal(halved.decode(ids), plain.decode(ids) / 2)
         np.testing.assert_array_equal(halved.encode(ACTIONS), ids)
 
+    def test_who_takes_a_step_anew_in_a_mixin_does_not_inherit_them(self):
+        class Backwards:
+            def _encode(self, chunks):
+                return super()._encode(chunks).flip(0)
+
+        class Loud(BinningTokenizer):
+            def _encode(self, chunks):
+                return super()._encode(chunks).roll(1, 0)
+
+        class Unruffled(BinningTokenizer):
+            pass
+
+        class Mixed(Backwards, BinningTokenizer):
+            pass
+
+        class Joined(Unruffled, Loud):
+            pass
+
+        class Beneath(BinningTokenizer, Backwards):
+            pass
+
+        ids = BinningTokenizer(bins=16).fit(ACTIONS).encode(ACTIONS)
+        np.testing.assert_array_equal(Mixed(bins=16).fit(ACTIONS).encode(ACTIONS), ids[::-1])
+        np.testing.assert_array_equal(Joined(bins=16).fit(ACTIONS).encode(ACTIONS), np.roll(ids, 1, 0))
+        np.testing.assert_array_equal(Beneath(bins=16).fit(ACTIONS).encode(ACTIONS), ids)
+        for kind in (Unruffled, Beneath):  # nobody before the family took anything anew
+            assert kind._encode_actions is BinningTokenizer._encode_actions
+            assert kind._decode_whole is BinningTokenizer._decode_whole
+
+    def test_who_takes_a_step_anew_may_take_its_short_cut_anew_too(self):
+        class Own(BinningTokenizer):
+            def _encode(self, chunks):
+                return super()._encode(chunks).roll(1, 0)
+
+            def _encode_actions(self, chunks, key):
+                return super()._encode_actions(chunks, key).roll(1, 0)
+
+        class Heir(Own):
+            pass
+
+        assert Heir._encode_actions is Own._encode_actions
+
+    def test_steps_of_a_family_count_too(self):
+        class Narrow(BinningTokenizer):
+            """The upper half of the ids may stand nowhere."""
+
+            def _slots(self, horizon, action_dim):
+                first, count = super()._slots(horizon, action_dim)
+                return first, count // 2
+
+        class Later(BinningTokenizer):
+            """Ids begin at 5."""
+
+            @property
+            def vocab_size(self):
+                return super().vocab_size + 5
+
+            def _first_ids(self):
+                return super()._first_ids() + 5
+
+            def _encode(self, chunks):
+                return super()._encode(chunks) + 5
+
+        class Apart(BinningTokenizer):
+            """Every dim has ids of its own, whatever the parameter says."""
+
+            def _shares_ids(self):
+                return False
+
+        class Rough(FASTTokenizer):
+            """Only frequency 0."""
+
+            def _coefficients(self, chunks):
+                found = super()._coefficients(chunks)
+                found[:, chunks.shape[2] :] = 0
+                return found
+
+        plain = BinningTokenizer(bins=16).fit(ACTIONS)
+        narrow, later, apart = (kind(bins=16).fit(ACTIONS) for kind in (Narrow, Later, Apart))
+        ids = plain.encode(ACTIONS)
+        with pytest.raises(TokenError):
+            narrow.decode(ids)
+        np.testing.assert_array_equal(later.encode(ACTIONS), ids + 5)
+        np.testing.assert_array_equal(later.decode(ids + 5), plain.decode(ids))
+        expected = BinningTokenizer(bins=16, shared_ids=False).fit(ACTIONS)
+        np.testing.assert_array_equal(apart.encode(ACTIONS), expected.encode(ACTIONS))
+        np.testing.assert_array_equal(apart.decode(expected.encode(ACTIONS)), plain.decode(ids))
+        rough = Rough(horizon=5).fit(ACTIONS)
+        decoded = rough.decode(rough.encode(ACTIONS))
+        np.testing.assert_allclose(decoded, np.repeat(decoded[:, :1], 5, 1), atol=1e-6)
+
+    def test_tables_follow_buffers_changed_in_place(self):
+        """As averages of weights and broadcasts between processes change them."""
+        changes = {
+            "binning": lambda t: t.centres.mul_(0.5),
+            "fast": lambda t: t.merges[:2].copy_(t.merges[:2].flip(0)),  # both join symbols
+            "kmeans": lambda t: t.get_buffer("codebook_0").copy_(t.get_buffer("codebook_0").flip(0)),
+            "residual_vq": lambda t: t.codebooks.copy_(t.codebooks.flip(1)),
+        }
+        seen = set()
+        for tokenizer in families():
+            change = changes.get(type(tokenizer).tokenizer_type)
+            if change is None:
+                continue
+            seen.add(type(tokenizer).tokenizer_type)
+            fitted = tokenizer.fit(ACTIONS)
+            ids = fitted.encode(ACTIONS)
+            fitted.decode(ids)
+            change(fitted)
+            fresh = copy.deepcopy(fitted)  # has no tables
+            np.testing.assert_array_equal(fitted.encode(ACTIONS), fresh.encode(ACTIONS))
+            np.testing.assert_array_equal(fitted.decode(ids), fresh.decode(ids))
+            np.testing.assert_array_equal(fitted.decode(ids, errors="repair"), fresh.decode(ids, errors="repair"))
+            assert not np.array_equal(fitted.encode(ACTIONS), ids) or isinstance(fitted, BinningTokenizer)
+        assert seen == set(changes)
+
+    @pytest.mark.parametrize("strategy", ["uniform", "quantile"])
+    def test_centres_changed_in_place(self, strategy):
+        fitted = BinningTokenizer(bins=16, strategy=strategy).fit(ACTIONS)
+        ids = fitted.encode(ACTIONS)
+        before = fitted.decode(ids)
+        fitted.centres.mul_(0.5)
+        after = fitted.decode(ids)
+        assert np.abs(after - before).max() > 0.1
+        np.testing.assert_array_equal(after, fitted.decode(ids, errors="repair"))
+        fitted.edges.copy_(torch.sort(fitted.edges * 0.5).values)
+        np.testing.assert_array_equal(fitted.encode(ACTIONS), copy.deepcopy(fitted).encode(ACTIONS))
+
+    def test_tables_are_built_once(self):
+        fitted = BinningTokenizer(bins=16).fit(ACTIONS)
+        first = fitted._tables()
+        fitted.decode(fitted.encode(ACTIONS))
+        assert fitted._tables() is first
+
+    def test_tensors_of_inference_mode_have_tables(self):
+        with torch.inference_mode():
+            for tokenizer in families()[:-1]:
+                fitted = tokenizer.fit(ACTIONS)
+                ids = fitted.encode(ACTIONS)
+                np.testing.assert_array_equal(fitted.decode(ids), fitted.decode(ids, errors="repair"))
+
     def test_tables_follow_the_tensors(self):
         """A state dict loaded into a tokenizer that has already encoded, and pickles, replace what was built."""
         others = {"edges": lambda t: t / 2, "codebook_0": lambda t: t.flip(0), "codebooks": lambda t: t.flip(1)}

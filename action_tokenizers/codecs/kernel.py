@@ -1,6 +1,9 @@
 """`kernel`: compile a function with numba, keeping the machine code on disk where a disk will take it."""
 
+import functools
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -12,7 +15,7 @@ def kernel(function: Callable[..., Any]) -> Any:
     """Return `function` compiled without the GIL, serial, its code cached beside the source or in the user's cache.
 
     In a read-only installation without a home (a container's service user) there is nowhere to cache: then every
-    process compiles anew, instead of failing at import.
+    process compiles anew, instead of failing at import. An edit of any file beside this one makes the kernels anew.
     """
     return _compile(function)
 
@@ -24,6 +27,20 @@ def loose_kernel(function: Callable[..., Any]) -> Any:
 
 def _compile(function: Callable[..., Any], **options: Any) -> Any:
     try:
-        return numba.njit(nogil=True, cache=True, **options)(function)
+        compiled = numba.njit(nogil=True, cache=True, **options)(function)
     except RuntimeError:
         return numba.njit(nogil=True, **options)(function)
+    # numba looks at the kernel's own file alone, but machine code also holds the kernels and constants of other files
+    index = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
+    if index is not None:
+        index._source_stamp = (index._source_stamp, _digest())
+    return compiled
+
+
+@functools.cache
+def _digest() -> str:
+    """Return a digest of all sources beside this one, names included."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()

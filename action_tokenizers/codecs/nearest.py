@@ -1,7 +1,9 @@
 """Nearest codeword of many vectors, and codebooks by k-means."""
 
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ _Array = npt.NDArray[Any]
 BLOCK = 1 << 21
 # a few float32 ulps of the largest term in a score, as a share of (|vector| + |codeword|)²
 MARGIN = np.float32(4e-6)
+_PRECISION_LOCK = threading.Lock()
 # the kernel: vectors that meet a codebook while it is in cache, vectors and dims at a time, and codewords in a vector
 ROWS, BESIDE, STEP, WIDTH = 64, 4, 4, 32
 # k-means sees at most this many vectors, or ROWS_PER_CODEWORD per codeword where that is more
@@ -86,10 +89,39 @@ def _nearest_on_device(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.T
     for start in range(0, len(vectors), rows):
         block = vectors[start : start + rows]
         short = (block.double() - middle).float()
-        scores = torch.addmm(norms, short, near.T, alpha=-2)
+        with _full_precision():
+            scores = torch.addmm(norms, short, near.T, alpha=-2)
         margin = MARGIN * (short.norm(dim=1) + reach).square()
         out[start : start + len(block)] = _pick(scores, margin, block, codebook)
     return out
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Compute float32 products on accelerators as such, also where TF32 is asked for, whose errors MARGIN is not for.
+
+    torch knows this setting only for the whole process: for a moment, products of other threads are exact too.
+    """
+    matmul: Any = torch.backends.cuda.matmul
+    with _PRECISION_LOCK:  # else one thread restores while another computes
+        try:
+            old = torch.get_float32_matmul_precision()
+        except RuntimeError:  # set by the newer interface of torch >= 2.9, with which the older one does not mix
+            newer = matmul.fp32_precision
+            matmul.fp32_precision = "ieee"
+            try:
+                yield
+            finally:
+                matmul.fp32_precision = newer
+            return
+        if old == "highest":
+            yield
+            return
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(old)
 
 
 def _pick(scores: torch.Tensor, margin: torch.Tensor, vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """One id per step and dim: every value falls into a cell of its dim (RT-1, OpenVLA, Octo, Gato)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -59,6 +59,10 @@ class BinningTokenizer(SlotTokenizer, name="binning"):
     STRATEGIES: ClassVar[tuple[str, ...]] = ("uniform", "quantile", "gaussian", "mu_law")
 
     size_names = frozenset({"bins"})
+    own_steps: ClassVar[Mapping[str, frozenset[str]]] = {
+        "_encode_actions": frozenset({"_first_ids"}),
+        "_decode_whole": frozenset({"_first_ids", "_slots"}),
+    }
     decode_alone = """
         bins = config["fitted"]["sizes"]["bins"]
         first = 0 if config["params"]["shared_ids"] else np.cumsum([0, *bins[:-1]])
@@ -182,12 +186,12 @@ class BinningTokenizer(SlotTokenizer, name="binning"):
         return torch.cartesian_prod(steps, dims, torch.zeros(1, dtype=torch.int64))
 
     def _tables(self) -> CellTables:
-        """Return the kernels' arrays, built at the first call after fit or load."""
-        if self._tables_cache is None:
-            edges, centres = self.edges.cpu().numpy(), self.centres.cpu().numpy()
-            self._tables_cache = build_cells(edges, centres, np.array(self._sizes["bins"]), self._shares_ids())
-        tables: CellTables = self._tables_cache
-        return tables
+        """Return the kernels' arrays."""
+        return self._tables_of(self._build_tables)
+
+    def _build_tables(self) -> CellTables:
+        edges, centres = self.edges.cpu().numpy(), self.centres.cpu().numpy()
+        return build_cells(edges, centres, np.array(self._sizes["bins"]), self._shares_ids())
 
     def _encode_actions(self, chunks: torch.Tensor, key: str | None) -> torch.Tensor:
         fitted = self._fitted_range()

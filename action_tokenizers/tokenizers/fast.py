@@ -4,7 +4,8 @@ Pertsch et al. 2025 (arXiv:2501.09747). Unlike the published processor nothing p
 integers, every id spans a known number of coefficients, and no coefficient is ever clipped or dropped.
 """
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from action_tokenizers.codecs.symbols import (
     choose_alphabet,
     count_values,
     decode_rows,
+    encode_rows,
     pack_rows,
     parse_rows,
     to_symbols,
@@ -32,6 +34,8 @@ from action_tokenizers.errors import ActionValueError, FormatError
 from action_tokenizers.tokenizers.tokenizer_json import MOST_SYMBOLS, symbol_level
 
 __all__ = ["FASTTokenizer"]
+
+_Writer = Callable[[int, int, npt.NDArray[np.int32], npt.NDArray[np.int64]], int]
 
 # chunks between two kernels, few enough to stay in cache
 PIECE = 64
@@ -65,6 +69,10 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
 
     prefix_decodable = True
     size_names = frozenset({"alphabet", "radix", "merges"})
+    own_steps: ClassVar[Mapping[str, frozenset[str]]] = {
+        "_encode_actions": frozenset({"_coefficients"}),
+        "_decode_whole": frozenset({"pad_id", "vocab_size"}),
+    }
     decode_alone = """
         from scipy.fft import idct
 
@@ -210,12 +218,12 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
             )
 
     def _tables(self) -> Tables:
-        """Return the kernels' arrays, built at the first call after fit or load."""
-        if self._tables_cache is None:
-            alphabet = Alphabet(self.alphabet.cpu().numpy(), self._bound(), self._sizes["radix"])
-            self._tables_cache = build_tables(alphabet, self.merges.cpu().numpy())
-        tables: Tables = self._tables_cache
-        return tables
+        """Return the kernels' arrays."""
+        return self._tables_of(self._build_tables)
+
+    def _build_tables(self) -> Tables:
+        alphabet = Alphabet(self.alphabet.cpu().numpy(), self._bound(), self._sizes["radix"])
+        return build_tables(alphabet, self.merges.cpu().numpy())
 
     def _coefficients(self, chunks: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
         n, t, d = chunks.shape
@@ -225,33 +233,46 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
         return out
 
     def _encode(self, chunks: torch.Tensor) -> torch.Tensor:
-        ends = np.ones(chunks.shape[2], np.float32)
-        return self._ids(chunks, -ends, ends)
+        coefficients, coder = self._coefficients(chunks.cpu().contiguous().numpy()), self._tables().coder
+
+        def write(i: int, j: int, out: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> int:
+            encode_rows(*coder, coefficients[i:j], out, lengths)
+            return int(lengths.max(initial=0))
+
+        return self._rows(chunks, write)
 
     def _encode_actions(self, chunks: torch.Tensor, key: str | None) -> torch.Tensor:
-        return self._ids(chunks, *self._fitted_range().bounds(key))
+        source, coder = chunks.cpu().contiguous().numpy(), self._tables().coder
+        low, high = self._fitted_range().bounds(key)
+        weights = dct_weights(chunks.shape[1], float(self._params["scale"]))
+        all_finite: list[bool] = []
 
-    def _ids(self, chunks: torch.Tensor, low: npt.NDArray[np.float32], high: npt.NDArray[np.float32]) -> torch.Tensor:
-        source = chunks.cpu().contiguous().numpy()
-        n, t, d = source.shape
-        tables, width = self._tables(), self._max_tokens(t, d)
-        coder, weights = tables.coder, dct_weights(t, float(self._params["scale"]))
+        def write(i: int, j: int, out: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> int:
+            longest, finite = encode_chunks(*coder, source[i:j], low, high, weights, out, lengths)
+            all_finite.append(finite)
+            return int(longest)
+
+        ids = self._rows(chunks, write)
+        if not all(all_finite):
+            refuse_odd(chunks)
+        return ids
+
+    def _rows(self, chunks: torch.Tensor, write: _Writer) -> torch.Tensor:
+        """Return padded ids from a function that writes those of some chunks, and says how many the longest has."""
+        n, t, d = chunks.shape
+        width, pad = self._max_tokens(t, d), len(self._tables().span)
         # room for the longest rows there can be; only the memory that ids are written to is ever touched
         joined = np.empty(n * width, np.int32)
         lengths = np.empty(n, np.int64)
-        blocks: list[tuple[int, int, int, bool]] = []
+        blocks: list[tuple[int, int, int]] = []
 
         def encode(i: int, j: int) -> None:
-            target = joined[i * width : j * width]
-            longest, finite = encode_chunks(*coder, source[i:j], low, high, weights, target, lengths[i:j])
-            blocks.append((i, j, longest, finite))
+            blocks.append((i, j, write(i, j, joined[i * width : j * width], lengths[i:j])))
 
         over_rows(encode, n, least=PIECE)
-        if not all(finite for *_, finite in blocks):
-            refuse_odd(chunks)
-        ids = np.empty((n, max((longest for *_, longest, _ in blocks), default=0)), np.int64)
-        for i, j, *_ in blocks:
-            pack_rows(joined[i * width : j * width], lengths[i:j], len(tables.span), ids[i:j])
+        ids = np.empty((n, max((longest for *_, longest in blocks), default=0)), np.int64)
+        for i, j, _ in blocks:
+            pack_rows(joined[i * width : j * width], lengths[i:j], pad, ids[i:j])
         return torch.from_numpy(ids).to(chunks.device)
 
     def _decode_whole(self, ids: torch.Tensor, horizon: int, action_dim: int, key: str | None) -> torch.Tensor | None:

@@ -148,23 +148,18 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
         return torch.cartesian_prod(steps, dims, torch.zeros(1, dtype=torch.int64))
 
     def _books(self) -> list[Books]:
-        """Return the kernel's arrays per group, built at the first call after fit or load."""
-        if self._tables_cache is None:
-            self._tables_cache = [build_books([self._codebook(g)]) for g in range(len(self._groups()))]
-        books: list[Books] = self._tables_cache
-        return books
+        """Return the kernel's arrays per group."""
+        return self._tables_of(lambda: [build_books([self._codebook(g)]) for g in range(len(self._groups()))])
 
     def _encode(self, chunks: torch.Tensor) -> torch.Tensor:
         b, t, _ = chunks.shape
         places = self._places(t)
         ids = torch.empty(b, places, len(self._groups()), dtype=torch.int64, device=chunks.device)
+        books = self._books() if chunks.device.type == "cpu" else []
         for g, (dims, first) in enumerate(zip(self._groups(), self._first_ids(), strict=True)):
             codebook, whole = self._codebook(g), dims == list(range(chunks.shape[2]))
             vectors = (chunks if whole else chunks[:, :, dims]).reshape(b * places, codebook.shape[1])
-            if chunks.device.type == "cpu":
-                found = nearest_levels(vectors, self._books()[g])[:, 0]
-            else:
-                found = nearest(vectors, codebook)
+            found = nearest_levels(vectors, books[g])[:, 0] if books else nearest(vectors, codebook)
             ids[:, :, g] = found.reshape(b, places) + first
         return ids.flatten(1)
 

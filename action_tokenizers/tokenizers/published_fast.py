@@ -343,10 +343,7 @@ class PublishedFASTTokenizer(ActionTokenizer, name="published_fast"):
 
     def _tables(self) -> ByteTables:
         """Return the kernels' arrays, built at the first call after a load."""
-        if self._tables_cache is None:
-            self._tables_cache = build_byte_tables(self._entries(), self.merges.cpu().numpy())
-        tables: ByteTables = self._tables_cache
-        return tables
+        return self._tables_of(lambda: build_byte_tables(self._entries(), self.merges.cpu().numpy()))
 
     def _limit(self) -> float:
         """The largest |z| to expect: 1 where a range maps there."""

@@ -161,11 +161,8 @@ class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
         return torch.tensor([[-1, -1, level] for level in range(self._max_tokens(horizon, action_dim))])
 
     def _books(self) -> Books:
-        """Return the kernel's arrays, built at the first call after fit or load."""
-        if self._tables_cache is None:
-            self._tables_cache = build_books(self._levels())
-        books: Books = self._tables_cache
-        return books
+        """Return the kernel's arrays."""
+        return self._tables_of(lambda: build_books(self._levels()))
 
     def _encode(self, chunks: torch.Tensor) -> torch.Tensor:
         first, _ = self._slots(0, 0)

@@ -34,9 +34,11 @@ from action_tokenizers.data.synthetic import smooth_chunks
 from action_tokenizers.tokenizers.published_fast import PublishedFASTTokenizer
 
 SCALE, VOCAB_SIZE = 10, 1024
+HELD_OUT = 1_000  # chunks on which fits are compared
 OURS, PER_CHUNK, BATCH = "ours", "stand-in, one call per chunk", "stand-in, one call per batch"
 UNIFORM, TAIL = "torchrl Uniform", "torchrl VocabTail"
 RESIDUAL, SKLEARN = "vector-quantize-pytorch ResidualVQ", "scikit-learn KMeans"
+BINS = "256 uniform bins"
 PREALLOCATED = "ours, kernel into a preallocated buffer"
 COPY, COPY_FRESH = "copy_ into a preallocated buffer", "clone into a fresh buffer"
 MODULES = {UNIFORM: "torchrl.data.vla", TAIL: "torchrl.data.vla", RESIDUAL: "vector_quantize_pytorch"}
@@ -53,14 +55,14 @@ class Contest:
         items: chunks that one job handles.
         jobs: by operation, then by side.
         notes: what a side made of the data, and whatever else a reader of the speeds must know.
-        bytes_each: by operation, bytes that a chunk costs at least, where memory is the limit.
+        bytes_each: by operation, then by side, bytes that an item costs at least, where memory is the limit.
     """
 
     name: str
     items: int
     jobs: dict[str, dict[str, Job]]
     notes: dict[str, Any] = field(default_factory=dict)
-    bytes_each: dict[str, int] = field(default_factory=dict)
+    bytes_each: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def peer(side: str) -> Any | None:
@@ -74,7 +76,7 @@ def peer(side: str) -> Any | None:
 def fast(name: str, actions: Floats, ours: FASTTokenizer, reference: ReferenceFAST) -> Contest:
     """FAST against the stand-in; `actions` are in [-1, 1] already."""
     _, t, d = actions.shape
-    ids, rows = ours.encode(actions), reference.encode(actions)
+    ids, rows, notes = _codes(ours, reference, actions)
     if rows != reference.encode_batch(actions):
         raise RuntimeError("expected the two ways to call the stand-in to agree, got different ids")
     jobs: dict[str, dict[str, Job]] = {
@@ -89,11 +91,23 @@ def fast(name: str, actions: Floats, ours: FASTTokenizer, reference: ReferenceFA
             BATCH: lambda: reference.decode_batch(rows, t, d),
         },
     }
-    notes = {
-        OURS: code((ids != ours.pad_id).sum() / len(ids), ours.vocab_size, ours.decode(ids), actions),
-        "stand-in": code(sum(map(len, rows)) / len(rows), len(reference), reference.decode(rows, t, d), actions),
-    }
     return Contest(name, len(actions), jobs, notes)
+
+
+def _codes(
+    ours: FASTTokenizer, reference: ReferenceFAST, actions: Floats
+) -> tuple[NDArray[np.int64], list[list[int]], dict[str, Any]]:
+    """Return the ids of both sides and what they made of the chunks."""
+    _, t, d = actions.shape
+    ids, rows = ours.encode(actions), reference.encode(actions)
+    return (
+        ids,
+        rows,
+        {
+            OURS: code((ids != ours.pad_id).sum() / len(ids), ours.vocab_size, ours.decode(ids), actions),
+            "stand-in": code(sum(map(len, rows)) / len(rows), len(reference), reference.decode(rows, t, d), actions),
+        },
+    )
 
 
 def smooth_fast(
@@ -139,16 +153,19 @@ def published(folder: Path, chunks: int, horizon: int, action_dim: int, seed: in
 
 
 def fast_fit(chunks: int, horizon: int, action_dim: int, seed: int) -> Contest:
-    """Fitting FAST on the same chunks."""
+    """Fitting FAST on the same chunks; the notes say what the fits make of others, which they have not seen."""
     train = smooth_chunks(chunks, horizon, action_dim, seed=seed + 2)
     ours = FASTTokenizer(horizon=horizon, range="unit", scale=SCALE, vocab_size=VOCAB_SIZE)
+    held_out = smooth_chunks(min(chunks, HELD_OUT), horizon, action_dim, seed=seed + 3)
+    reference = ReferenceFAST.fit(train, scale=SCALE, vocab_size=VOCAB_SIZE)
+    *_, notes = _codes(ours.fit(train), reference, held_out)
     jobs: dict[str, dict[str, Job]] = {
         "fit": {
             OURS: lambda: ours.fit(train),
             PER_CHUNK: lambda: ReferenceFAST.fit(train, scale=SCALE, vocab_size=VOCAB_SIZE),
         }
     }
-    return Contest(f"FAST fit, smooth {horizon} x {action_dim}", chunks, jobs)
+    return Contest(f"FAST fit, smooth {horizon} x {action_dim}", chunks, jobs, notes)
 
 
 def binning(chunks: int, horizon: int, action_dim: int, seed: int) -> Contest:
@@ -164,11 +181,11 @@ def binning(chunks: int, horizon: int, action_dim: int, seed: int) -> Contest:
     jobs: dict[str, dict[str, Job]] = {
         "encode": {
             OURS: lambda: ours.encode(actions),
-            PREALLOCATED: lambda: encode_bins(tables, rows, low, high, ids_out),
+            PREALLOCATED: lambda: encode_bins(tables, rows, low, high, ids_out) and ids_out,
         },
         "decode": {
             OURS: lambda: ours.decode(ids),
-            PREALLOCATED: lambda: decode_bins(tables, flat_ids, low, high, out),
+            PREALLOCATED: lambda: decode_bins(tables, flat_ids, low, high, out) and out,
         },
     }
     notes: dict[str, Any] = {}
@@ -183,18 +200,21 @@ def binning(chunks: int, horizon: int, action_dim: int, seed: int) -> Contest:
         notes["ids equal to torchrl Uniform's"] = float(
             (uniform.encode(actions) == ids.view(actions.shape)).float().mean()
         )
-    each = 12 * horizon * action_dim
-    return Contest(
-        f"256 uniform bins, noise {horizon} x {action_dim}", chunks, jobs, notes, {"encode": each, "decode": each}
-    )
+    each = (actions.nbytes + ids.nbytes) // chunks  # of every side: float32 and int64
+    bytes_each = {operation: dict.fromkeys(sides, each) for operation, sides in jobs.items()}
+    return Contest(f"256 uniform bins, noise {horizon} x {action_dim}", chunks, jobs, notes, bytes_each)
 
 
-def copying(megabytes: int) -> Contest:
+def copying(megabytes: int, device: str = "cpu") -> Contest:
     """The limit of the machine: reading and writing memory, and nothing else."""
-    source = torch.ones(megabytes << 18)
+    source = torch.ones(megabytes << 18, device=device)
     target = torch.zeros_like(source)
-    jobs: dict[str, dict[str, Job]] = {"copy": {COPY: lambda: target.copy_(source), COPY_FRESH: lambda: source.clone()}}
-    return Contest(f"copying {megabytes} MB", 1, jobs, {}, {"copy": 2 * source.nbytes})
+    jobs: dict[str, Job] = {
+        COPY: _waiting(lambda: target.copy_(source), device),
+        COPY_FRESH: _waiting(lambda: source.clone(), device),
+    }
+    bytes_each = {"copy": dict.fromkeys(jobs, 2 * source.nbytes)}
+    return Contest(f"copying {megabytes} MB", 1, {"copy": jobs}, {}, bytes_each)
 
 
 def residual_vq(
@@ -208,8 +228,9 @@ def residual_vq(
     jobs: dict[str, dict[str, Job]] = {
         "encode": {OURS: lambda: ours.encode(actions)},
         "decode": {OURS: lambda: ours.decode(ids)},
+        "encode and decode": {OURS: lambda: ours.decode(ours.encode(actions))},
     }
-    notes = {OURS: {"mse": float(((ours.decode(ids) - actions) ** 2).mean())}}
+    notes: dict[str, Any] = {OURS: {"mse": float(((ours.decode(ids) - actions) ** 2).mean())}}
     module = peer(RESIDUAL)
     if module is not None:
         other = _trained(module, train.flatten(1), levels, size, seed)
@@ -220,9 +241,12 @@ def residual_vq(
                 return other(flat)
 
         quantized, codes, _ = encode()
-        jobs["encode"][RESIDUAL] = encode
+        # it has no encoding alone: what it returns beside the indices, ours takes another call for
+        jobs["encode"][RESIDUAL] = jobs["encode and decode"][RESIDUAL] = encode
         jobs["decode"][RESIDUAL] = lambda: other.get_output_from_indices(codes)
-        notes[RESIDUAL] = {"mse": float(((quantized - flat) ** 2).mean())}
+        # clamped as ours are, which lie in the range
+        notes[RESIDUAL] = {"mse": float(((quantized.clamp(-1, 1) - flat) ** 2).mean())}
+        notes[f"{RESIDUAL}: encode"] = "is its forward, which also builds the quantized output"
     return Contest(f"residual VQ {levels} x {size}, smooth {horizon} x {action_dim}", chunks, jobs, notes)
 
 
@@ -295,35 +319,35 @@ def single_chunks(
     return jobs
 
 
-def accelerator_jobs(
-    chunks: int, horizon: int, action_dim: int, fit_chunks: int, seed: int, device: str
-) -> dict[str, dict[str, Job]]:
-    """Return encode and decode of the families that run on any device, on tensors that stay there, and a copy."""
+def accelerator(chunks: int, horizon: int, action_dim: int, fit_chunks: int, seed: int, device: str) -> Contest:
+    """Encode and decode of the families that run on any device, on tensors that stay there."""
     train = torch.from_numpy(smooth_chunks(fit_chunks, horizon, action_dim, seed=seed + 1))
     actions = torch.from_numpy(smooth_chunks(chunks, horizon, action_dim, seed=seed)).to(device)
-    target = torch.empty_like(actions)
-    jobs: dict[str, dict[str, Job]] = {"encode": {}, "decode": {}, "copy": {COPY: lambda: target.copy_(actions)}}
+    jobs: dict[str, dict[str, Job]] = {"encode": {}, "decode": {}}
+    bytes_each: dict[str, dict[str, int]] = {"encode": {}, "decode": {}}
     for name, tokenizer in (
-        ("256 uniform bins", BinningTokenizer(horizon=horizon, range="unit")),
+        (BINS, BinningTokenizer(horizon=horizon, range="unit")),
         ("k-means 256 per step", KMeansTokenizer(horizon=horizon, range="unit")),
         ("residual VQ 8 x 256", ResidualVQTokenizer(horizon=horizon, range="unit", levels=8)),
     ):
         tokenizer.fit(train).to(device)
         ids = tokenizer.encode(actions)
-        jobs["encode"][name] = lambda tokenizer=tokenizer: tokenizer.encode(actions)
-        jobs["decode"][name] = lambda tokenizer=tokenizer, ids=ids: tokenizer.decode(ids)
-    return {
-        operation: {name: _waiting(job, device) for name, job in sides.items()} for operation, sides in jobs.items()
-    }
+        jobs["encode"][name] = _waiting(lambda tokenizer=tokenizer: tokenizer.encode(actions), device)
+        jobs["decode"][name] = _waiting(lambda tokenizer=tokenizer, ids=ids: tokenizer.decode(ids), device)
+        for operation in jobs:
+            bytes_each[operation][name] = (actions.nbytes + ids.nbytes) // chunks
+    return Contest("on the accelerator", chunks, jobs, {}, bytes_each)
 
 
 def _waiting(job: Job, device: str) -> Job:
     """Return a job that ends when the work on the device is done, not when it is handed over."""
+    if device == "cpu":
+        return job
 
-    def run() -> None:
-        job()
-        if device != "cpu":
-            torch.cuda.synchronize()
+    def run() -> Any:
+        done = job()
+        torch.cuda.synchronize()
+        return done
 
     return run
 

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import contests
 from contests import (
     BATCH,
+    BINS,
     COPY,
     MODULES,
     OURS,
@@ -119,8 +120,8 @@ def run(contest: Contest, repeats: int, seed: int) -> dict[str, Any]:
     for name, times in seconds.items():
         operation, side = name.split("\n")
         row = {"seconds": times, "per_second": contest.items / spread(times)["median"]}
-        if operation in contest.bytes_each:
-            row["gb_per_second"] = contest.bytes_each[operation] * row["per_second"] / 1e9
+        if side in contest.bytes_each.get(operation, {}):
+            row["gb_per_second"] = contest.bytes_each[operation][side] * row["per_second"] / 1e9
         found["operations"].setdefault(operation, {})[side] = row
     return found
 
@@ -254,12 +255,13 @@ def cores(settings: dict[str, Any], base: dict[str, int], seed: int) -> dict[str
     return found
 
 
-def on_accelerator(settings: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Return the table of the accelerator: what runs there, and what share of its copy bandwidth binning reaches."""
+def on_accelerator(settings: dict[str, Any], seed: int, device: str = "cuda") -> dict[str, Any]:
+    """Return the table of the accelerator: what runs there, and how fast it copies."""
     t, d, chunks = settings["horizon"], settings["action_dim"], settings["accelerator_chunks"]
-    jobs = contests.accelerator_jobs(chunks, t, d, settings["fit_chunks"], seed, "cuda")
-    each = {"encode": 12 * t * d, "decode": 12 * t * d, "copy": 8 * t * d}
-    return run(Contest("on the accelerator", chunks, jobs, {}, each), settings["repeats"], seed)
+    families = contests.accelerator(chunks, t, d, settings["fit_chunks"], seed, device)
+    found = run(families, settings["repeats"], seed)
+    copied = run(contests.copying(settings["copy_mb"], device), settings["repeats"], seed)
+    return {**found, "operations": {**found["operations"], **copied["operations"]}}
 
 
 def ratio(report: dict[str, Any], contest: str, operation: str, side: str) -> float | None:
@@ -407,23 +409,28 @@ def markdown(report: dict[str, Any]) -> str:
         ],
     )
     if report["accelerator"]:
-        bandwidth = report["accelerator"]["operations"]["copy"][COPY]["gb_per_second"]
         lines += ["", f"### {where['accelerator']}, tensors that stay there", ""]
-        lines += _table(
-            ("operation", "family", "chunks/s", "GB/s", "share of its copy bandwidth"),
-            [
-                (
-                    op,
-                    name,
-                    f"{row['per_second']:,.0f}",
-                    f"{row['gb_per_second']:.0f}",
-                    f"{row['gb_per_second'] / bandwidth:.2f}",
-                )
-                for op, sides in report["accelerator"]["operations"].items()
-                for name, row in sides.items()
-            ],
-        )
+        lines += _accelerator_table(report["accelerator"]["operations"], settings["copy_mb"])
     return "\n".join(lines)
+
+
+def _accelerator_table(operations: dict[str, Any], megabytes: int) -> list[str]:
+    """Return the lines; only where memory is the limit is a share of its bandwidth a measure of anything."""
+    bandwidth, rows = operations["copy"][COPY]["gb_per_second"], []
+    for operation, sides in operations.items():
+        for name, row in sides.items():
+            is_copy = operation == "copy"
+            share = f"{row['gb_per_second'] / bandwidth:.2f}" if name == BINS else ""
+            rows.append(
+                (
+                    f"copy of {megabytes} MB" if is_copy else operation,
+                    name,
+                    "" if is_copy else f"{row['per_second']:,.0f}",
+                    f"{row['gb_per_second']:.0f}",
+                    share,
+                )
+            )
+    return _table(("operation", "family", "chunks/s", "GB/s", "share of its copy bandwidth"), rows)
 
 
 _SPOKEN = {"chunks": "batch", "horizon": "horizon", "action_dim": "dims", "vocab_size": "vocabulary"}

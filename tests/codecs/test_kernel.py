@@ -1,7 +1,13 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numba
 import numpy as np
 import pytest
 
+from action_tokenizers.codecs import kernel as module
 from action_tokenizers.codecs.kernel import kernel, loose_kernel
 
 
@@ -42,3 +48,45 @@ def test_a_loose_kernel_may_sum_in_any_order_and_knows_infinity():
     assert loose(np.array([np.inf, 1.0]), np.array([1.0, 1.0])) == np.inf
     assert loose.targetoptions["nogil"]
     assert "ninf" not in loose.targetoptions["fastmath"]
+
+
+INNER = """
+from kernels.kernel import kernel
+
+@kernel
+def inner(x):
+    return x + {}
+"""
+OUTER = """
+from kernels.inner import inner
+from kernels.kernel import kernel
+
+@kernel
+def outer(x):
+    return 2 * inner(x)
+"""
+CALL = "from kernels.outer import outer; print(outer(1), sum(outer.stats.cache_hits.values()))"
+
+
+def call(folder, **environment):
+    run = [sys.executable, "-c", CALL]
+    done = subprocess.run(
+        run, cwd=folder, env={**os.environ, **environment}, check=True, capture_output=True, text=True, timeout=120
+    )
+    return tuple(map(int, done.stdout.split()))
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["beside the source", "in a cache folder"])
+def test_an_edit_of_another_file_makes_the_kernels_that_hold_it_anew(tmp_path, elsewhere):
+    package = tmp_path / "kernels"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "kernel.py").write_text(Path(module.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+    (package / "inner.py").write_text(INNER.format(1), encoding="utf-8")
+    (package / "outer.py").write_text(OUTER, encoding="utf-8")
+    place = {"NUMBA_CACHE_DIR": str(tmp_path / "cache") if elsewhere else ""}
+    assert call(tmp_path, **place) == (4, 0)
+    assert call(tmp_path, **place) == (4, 1)
+    (package / "inner.py").write_text(INNER.format(100), encoding="utf-8")
+    assert call(tmp_path, **place) == (202, 0)
+    assert call(tmp_path, **place) == (202, 1)

@@ -76,6 +76,64 @@ def test_float64_vectors_are_compared_as_they_are(find):
     assert find(vectors, codebook).tolist() == [0, 0, 1]
 
 
+@pytest.fixture
+def restored():
+    """The settings of float32 products, which tests change."""
+    yield
+    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.parametrize("asked", ["highest", "high", "medium"])
+def test_scores_are_computed_in_full_precision_whatever_products_else_are(asked):
+    torch.set_float32_matmul_precision(asked)
+    with module._full_precision():
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.get_float32_matmul_precision() == asked
+    with pytest.raises(ZeroDivisionError), module._full_precision():
+        raise ZeroDivisionError
+    assert torch.get_float32_matmul_precision() == asked
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch < 2.9")
+def test_scores_are_computed_in_full_precision_where_the_newer_setting_asks_for_less():
+    matmul = torch.backends.cuda.matmul
+    matmul.fp32_precision = "tf32"
+    with module._full_precision():
+        assert matmul.fp32_precision == "ieee"
+    assert matmul.fp32_precision == "tf32"
+
+
+def test_the_scores_of_other_devices_are_computed_so(monkeypatch):
+    inside, original = [], torch.addmm
+    monkeypatch.setattr(
+        torch, "addmm", lambda *a, **k: inside.append(torch.get_float32_matmul_precision()) or original(*a, **k)
+    )
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "highest" if changed else "high")
+    changed = []
+    monkeypatch.setattr(
+        torch, "set_float32_matmul_precision", lambda s: changed.append(s) if s == "highest" else changed.clear()
+    )
+    module._nearest_on_device(random(0, 20, 3), random(1, 5, 3))
+    assert inside == ["highest"]
+    assert changed == []
+
+
+@pytest.mark.usefixtures("restored")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="TF32 is a thing of CUDA")
+@pytest.mark.parametrize("d", [4, 140])
+def test_tf32_does_not_change_a_codeword(d):
+    torch.set_float32_matmul_precision("high")
+    codebook, vectors = random(1, 256, d), random(2, 20_000, d)
+    found = nearest(vectors.cuda(), codebook.cuda()).cpu()
+    torch.testing.assert_close(found, nearest(vectors, codebook))
+    assert torch.get_float32_matmul_precision() == "high"
+
+
 def test_no_vectors(find):
     found = find(torch.empty(0, 3), random(0, 4, 3))
     assert found.shape == (0,)

@@ -1,6 +1,7 @@
 """Memory-mapped ids and encoding inside real DataLoader workers, forked and spawned."""
 
 import pickle
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -14,9 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "recipes"))
 
 import memory_mapped_tokens as recipe
 
-from action_tokenizers import BinningTokenizer, FASTTokenizer
+from action_tokenizers import BinningTokenizer, Episodes, FASTTokenizer
 from action_tokenizers.codecs.dct_bpe import encode_chunks
 from action_tokenizers.data.synthetic import smooth_chunks
+from action_tokenizers.errors import FormatError
 
 CHUNKS = smooth_chunks(200, 12, 3, seed=0)
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
@@ -29,7 +31,7 @@ def tokenizer() -> FASTTokenizer:
 
 @pytest.fixture(scope="module")
 def folder(tokenizer: FASTTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("tokens")
+    place = tmp_path_factory.mktemp("tokens") / "new" / "folder"
     assert recipe.write_tokens(tokenizer, [CHUNKS[:64], CHUNKS[64:]], place) == len(CHUNKS)
     return place
 
@@ -72,6 +74,71 @@ def test_items(folder, tokenizer):
     for beyond in (len(data), -len(data) - 1):
         with pytest.raises(IndexError, match=r"in 0\.\.199"):
             data[beyond]
+
+
+def test_what_breaks_off_leaves_nothing(tokenizer, tmp_path):
+    def broken():
+        yield CHUNKS[:10]
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "tokens"
+    with pytest.raises(KeyboardInterrupt):
+        recipe.write_tokens(tokenizer, broken(), folder)
+    assert not list(tmp_path.iterdir())
+    seen = []
+
+    def batches():
+        seen.extend(tmp_path.iterdir())
+        yield CHUNKS
+
+    recipe.write_tokens(tokenizer, batches(), folder)
+    assert [path.name.startswith(".tokens.writing-") for path in seen] == [True]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_folder_in_use_is_not_written_over(folder, tokenizer):
+    before = (folder / "ids.npy").read_bytes()
+    with pytest.raises(FileExistsError, match="a new or an empty folder"):
+        recipe.write_tokens(tokenizer, [CHUNKS[:5]], folder)
+    assert (folder / "ids.npy").read_bytes() == before
+
+
+def test_files_that_do_not_belong_together_are_refused(folder, tokenizer, tmp_path):
+    """As an earlier, interrupted write, or one with another tokenizer, would leave them."""
+    copied = Path(shutil.copytree(folder, tmp_path / "copied"))
+    np.save(copied / "ids.npy", np.load(folder / "ids.npy")[:-1])
+    with pytest.raises(FormatError, match=r"expected .* ids in .*write the folder anew"):
+        recipe.TokenFile(copied)
+    np.save(copied / "ids.npy", np.empty(0, np.int32))
+    with pytest.raises(FormatError, match="got 0"):
+        recipe.TokenFile(copied)
+    shutil.copy(folder / "ids.npy", copied)
+    other = FASTTokenizer(vocab_size=150).fit(CHUNKS)
+    with pytest.raises(FormatError, match="the tokenizer that made the ids"):
+        recipe.TokenFile(copied, other)
+    assert len(recipe.TokenFile(copied, tokenizer)) == len(CHUNKS)
+    other.save_pretrained(copied / "tokenizer")
+    with pytest.raises(FormatError, match="the tokenizer that made the ids"):
+        recipe.TokenFile(copied)
+
+
+def test_data_of_several_files_are_never_in_memory_as_a_whole(tmp_path, monkeypatch, capsys):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    data = tmp_path / "data"
+    data.mkdir()
+    for file in range(2):
+        count = 40
+        actions = CHUNKS[file * 10 : file * 10 + 4].reshape(-1, 3)[:count]
+        table = {"action": actions.tolist(), "episode_index": [file] * count, "frame_index": list(range(count))}
+        parquet.write_table(pyarrow.table(table), data / f"{file}.parquet")
+    whole = [chunk for part in recipe.batches_of([Episodes.load(data)], 8) for chunk in part]
+    monkeypatch.setattr(Episodes, "load", lambda *a, **k: pytest.fail("all data in memory"))
+    assert recipe.main(["--data", str(data), "--out", str(tmp_path / "tokens"), "--horizon", "8"]) == 0
+    assert f"{len(whole)} chunks" in capsys.readouterr().out
+    found = recipe.TokenFile(tmp_path / "tokens")
+    made_by = FASTTokenizer.from_pretrained(tmp_path / "tokens" / "tokenizer")
+    ids = made_by.encode(np.stack(whole))
+    assert [row.tolist() for row in found] == rows([(ids, made_by.pad_mask(ids))])
 
 
 def test_no_chunks(tokenizer, tmp_path):

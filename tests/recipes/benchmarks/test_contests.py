@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ pytest.importorskip("tokenizers", reason="the FAST stand-in uses tokenizers")
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "recipes" / "benchmarks"))
 
 import contests
-from contests import BATCH, OURS, PER_CHUNK, PREALLOCATED, RESIDUAL, SKLEARN, TAIL, UNIFORM
+from contests import BATCH, BINS, OURS, PER_CHUNK, PREALLOCATED, RESIDUAL, SKLEARN, TAIL, UNIFORM
+
+from action_tokenizers.data.synthetic import smooth_chunks
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
 
@@ -59,16 +62,25 @@ def test_the_published_folder_gives_the_stand_ins_ids() -> None:
 
 
 def test_fits() -> None:
-    jobs = contests.fast_fit(100, 8, 2, seed=0).jobs["fit"]
+    contest = contests.fast_fit(100, 8, 2, seed=0)
+    jobs = contest.jobs["fit"]
     assert jobs[OURS]().is_fitted
     assert len(jobs[PER_CHUNK]()) > 0
+    assert set(contest.notes) == {OURS, "stand-in"}
+    assert contest.notes[OURS]["vocab_size"] == jobs[OURS]().vocab_size
+    assert contest.notes["stand-in"]["vocab_size"] == len(jobs[PER_CHUNK]())
+    for note in contest.notes.values():
+        assert 0 < note["mse"] < 0.25 / contests.SCALE**2
+        assert 0 < note["tokens"] <= 16
 
 
 def test_binning_and_its_kernel_give_the_same() -> None:
     contest = contests.binning(20, 10, 3, seed=0)
-    assert contest.bytes_each == {"encode": 12 * 30, "decode": 12 * 30}
-    for operation in ("encode", "decode"):
-        assert contest.jobs[operation][PREALLOCATED]() is True
+    for operation, sides in contest.jobs.items():
+        assert contest.bytes_each[operation] == dict.fromkeys(sides, 12 * 30)
+        ours, buffer = sides[OURS]().numpy(), sides[PREALLOCATED]()
+        np.testing.assert_array_equal(buffer.reshape(ours.shape), ours)
+        assert len(np.unique(buffer)) > 30
     assert contest.jobs["decode"][OURS]().shape == (20, 10, 3)
     for side in (UNIFORM, TAIL):
         assert (side in contest.jobs["encode"]) == (contests.peer(side) is not None)
@@ -85,6 +97,26 @@ def test_residual_vq() -> None:
     contest = contests.residual_vq(10, 60, 4, 2, 2, 8, seed=0)
     assert contest.jobs["encode"][OURS]().shape == (10, 2)
     assert 0 < contest.notes[OURS]["mse"] < 0.3
+    both = contest.jobs["encode and decode"][OURS]()
+    torch.testing.assert_close(both, contest.jobs["decode"][OURS](), rtol=0, atol=0)
+
+
+class Peer(torch.nn.Module):
+    """Stands in for the peer: its output lies outside the range."""
+
+    def __init__(self, dim: int, **rest: object) -> None:
+        super().__init__()
+
+    def forward(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        return torch.full_like(flat, 7.0), torch.zeros(len(flat), 2, dtype=torch.int64), None
+
+
+def test_the_error_of_residual_vqs_peer_is_that_of_its_output_in_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contests, "peer", lambda side: SimpleNamespace(ResidualVQ=Peer))
+    contest = contests.residual_vq(10, 60, 4, 2, 2, 8, seed=0)
+    assert 0 < contest.notes[RESIDUAL]["mse"] <= 4
+    assert "forward" in contest.notes[f"{RESIDUAL}: encode"]
+    assert contest.jobs["encode"][RESIDUAL] is contest.jobs["encode and decode"][RESIDUAL]
 
 
 @pytest.mark.parametrize("scope", ["step", "chunk"])
@@ -96,7 +128,7 @@ def test_k_means_and_scikit_learn_agree(scope: str) -> None:
 
 def test_copying() -> None:
     contest = contests.copying(1)
-    assert contest.bytes_each == {"copy": 2 << 20}
+    assert contest.bytes_each == {"copy": dict.fromkeys(contest.jobs["copy"], 2 << 20)}
     assert all(bool((job() == 1).all()) for job in contest.jobs["copy"].values())
 
 
@@ -108,8 +140,14 @@ def test_single_chunks_are_of_one_chunk() -> None:
 
 def test_the_accelerators_jobs_run_anywhere() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    jobs = contests.accelerator_jobs(20, 4, 2, 300, 0, device)
-    assert set(jobs) == {"encode", "decode", "copy"}
-    for sides in jobs.values():
-        for job in sides.values():
-            job()
+    contest = contests.accelerator(20, 4, 2, 300, 0, device)
+    assert set(contest.jobs) == {"encode", "decode"}
+    actions = smooth_chunks(20, 4, 2, seed=0)
+    ids_each = {BINS: 8, "k-means 256 per step": 4, "residual VQ 8 x 256": 8}
+    for name, count in ids_each.items():
+        ids, decoded = contest.jobs["encode"][name](), contest.jobs["decode"][name]()
+        assert ids.device.type == decoded.device.type == device
+        assert ids.shape == (20, count)
+        assert len(torch.unique(ids)) > 10
+        assert float(np.square(decoded.cpu().numpy() - actions).mean()) < 0.02
+        assert contest.bytes_each["encode"][name] == contest.bytes_each["decode"][name] == 4 * 8 + 8 * count

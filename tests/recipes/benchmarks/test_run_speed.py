@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("scipy", reason="the FAST stand-in uses scipy")
@@ -111,6 +112,25 @@ def test_ratios_and_verdicts() -> None:
     assert found[share] == ("0.60", True)
     assert found["residual VQ: error at most the peer's"][1] is False
     assert found["published FAST+: the stand-in's ids"] == ("not all", False)
+
+
+def test_the_accelerators_table() -> None:
+    """Bytes are those of each family, copying is a job of its own, and only binning is held to it."""
+    settings = {**run_speed.SMOKE, "fit_chunks": 300, "copy_mb": 2}
+    operations = run_speed.on_accelerator(settings, 0, "cpu")["operations"]
+    assert set(operations) == {"encode", "decode", "copy"}
+    chunks, (t, d) = settings["accelerator_chunks"], (settings["horizon"], settings["action_dim"])
+    for operation in ("encode", "decode"):
+        for name, ids in ((run_speed.BINS, t * d), ("k-means 256 per step", t), ("residual VQ 8 x 256", 8)):
+            row = operations[operation][name]
+            assert row["gb_per_second"] == pytest.approx((4 * t * d + 8 * ids) * row["per_second"] / 1e9)
+            assert row["per_second"] == pytest.approx(chunks / np.median(row["seconds"]))
+    copied = operations["copy"][run_speed.COPY]
+    assert copied["gb_per_second"] == pytest.approx(4 * 2**20 / np.median(copied["seconds"]) / 1e9)
+    assert run_speed.FULL["copy_mb"] >= 1024
+    table = [line.split(" | ") for line in run_speed._accelerator_table(operations, 2)[2:]]
+    assert {row[1] for row in table if row[-1].strip("| ")} == {run_speed.BINS}
+    assert [row[0] for row in table if not row[2].strip()] == ["| copy of 2 MB"] * 2
 
 
 def test_a_smoke_run_does_not_replace_published_numbers(capsys: pytest.CaptureFixture[str]) -> None:
