@@ -1,9 +1,7 @@
 """Transition models, learned from the demonstrations that the policy learns from (Cao & Xie 2026, Algorithm 1)."""
 
-import os
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -12,18 +10,17 @@ from einops import rearrange
 from torch import nn
 
 from action_tokenizers.base import ActionTokenizer, Progress
-from action_tokenizers.cloning import saving
+from action_tokenizers.cloning.saving import SizedModule
 from action_tokenizers.cloning.trainer import Trainer, check_sizes, check_training, scale_of
 from action_tokenizers.cloning.training import check_match
 from action_tokenizers.data.chunks import gather, plan_chunks
 from action_tokenizers.data.episodes import Episodes
-from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
+from action_tokenizers.errors import ActionShapeError, ActionValueError
 
 __all__ = ["GaussianModel", "Steps", "TransitionModel", "executed_steps", "fit_model"]
 
 Floats = npt.NDArray[np.float32]
 
-NAME = "model"
 LEAST_SCALE = 1e-6
 LEAST_LOG_STD, LARGEST_LOG_STD = -7.0, 5.0  # of a motion, in units of `residual`
 LARGEST_GRADIENT = 100.0  # a motion without noise has steep densities
@@ -98,7 +95,7 @@ def executed_steps(
     return Steps(states[at], np.asarray(decoded, np.float32)[:, :execute][known], states[at + 1])
 
 
-class GaussianModel(nn.Module):
+class GaussianModel(SizedModule, name="model"):
     """Mean and standard deviation of the next state: a linear motion, and networks for what bends; a `TransitionModel`.
 
     Args:
@@ -210,29 +207,6 @@ class GaussianModel(nn.Module):
         mean, _ = self(x.expand(members, -1, -1), u.expand(members, -1, -1))
         apart: Floats = (mean.amax(0) - mean.amin(0)).amax(-1).cpu().numpy()
         return apart
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `model.json` and `model.safetensors`; beside a policy's files if wanted.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        return saving.write(folder, NAME, {"sizes": self.sizes}, self.state_dict())
-
-    @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
-        """Return a model as `save_pretrained` wrote it.
-
-        Raises:
-            FormatError: a file is missing or not as it was written.
-        """
-        config, tensors = saving.read(folder, NAME, {"sizes"})
-        try:
-            model = cls(**config["sizes"])
-        except (TypeError, ValueError) as error:
-            raise FormatError(f"expected sizes of a model in {folder}/{NAME}.json, got {error}") from error
-        saving.fill(model, model.state_dict(), tensors, NAME)
-        return model.eval()
 
     def _open(self, values: Any, width: int, name: str) -> torch.Tensor:
         tensor = torch.as_tensor(values, dtype=torch.float32, device=self.limits.device)

@@ -4,9 +4,7 @@ Cao & Xie 2026, Prop 4, bound what regression loses by its mean error if its pol
 network with one answer per state is not, so that the bound does not cover it: it is what people do, not what is proven.
 """
 
-import os
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,22 +13,20 @@ from einops import rearrange
 from torch import nn
 
 from action_tokenizers.base import Progress
-from action_tokenizers.cloning import saving
 from action_tokenizers.cloning.network import seeded
 from action_tokenizers.cloning.planning import Plan
+from action_tokenizers.cloning.saving import SizedModule
 from action_tokenizers.cloning.trainer import Trainer, check_sizes, check_training, scale_of
 from action_tokenizers.cloning.training import states_and_chunks
 from action_tokenizers.data.episodes import Episodes
-from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
+from action_tokenizers.errors import ActionShapeError, ActionValueError
 
 __all__ = ["RegressionPolicy", "regress"]
 
 Floats = npt.NDArray[np.float32]
 
-NAME = "regression"
 
-
-class RegressionPolicy(nn.Module):
+class RegressionPolicy(SizedModule, name="regression"):
     """A network of two hidden layers from a state to a chunk; plans as a `planning.Planner` does.
 
     It has one answer per state: where demonstrations differ it gives their mean, which nobody showed.
@@ -111,29 +107,6 @@ class RegressionPolicy(nn.Module):
         actions = self.act(states)[:, : self.sizes["execute"]]
         none = np.zeros(len(actions), np.bool_)
         return Plan(actions, np.full(len(actions), actions.shape[1], np.int64), 1, none, none)
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `regression.json` and `regression.safetensors`.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        return saving.write(folder, NAME, {"sizes": self.sizes}, self.state_dict())
-
-    @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
-        """Return a policy as `save_pretrained` wrote it.
-
-        Raises:
-            FormatError: a file is missing or not as it was written.
-        """
-        config, tensors = saving.read(folder, NAME, {"sizes"})
-        try:
-            policy = cls(**config["sizes"])
-        except (TypeError, ValueError) as error:
-            raise FormatError(f"expected sizes of a policy in {folder}/{NAME}.json, got {error}") from error
-        saving.fill(policy, policy.state_dict(), tensors, NAME)
-        return policy.eval()
 
 
 def regress(

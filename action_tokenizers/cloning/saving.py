@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import safetensors.torch
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 from action_tokenizers.errors import FormatError
 from action_tokenizers.folder import write_folder
 
-__all__ = ["fill", "read", "write"]
+__all__ = ["SizedModule", "fill", "read", "write"]
 
 FORMAT_VERSION = 1
 
@@ -64,3 +64,43 @@ def fill(module: nn.Module, own: Mapping[str, torch.Tensor], tensors: Mapping[st
     if bad := sorted(key for key, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())):
         raise FormatError(f"expected finite weights in {name}.safetensors, got NaN or inf in {bad}")
     module.load_state_dict(dict(tensors), strict=False)
+
+
+class SizedModule(nn.Module):
+    """A network that a few integers decide: `cls(**sizes)` makes one, and all else are its tensors.
+
+    Args:
+        name: of its files, `name.json` and `name.safetensors`; given as `class Net(SizedModule, name="net")`.
+    """
+
+    file_name: ClassVar[str]
+    sizes: dict[str, int]
+
+    def __init_subclass__(cls, *, name: str, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        cls.file_name = name
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write sizes and tensors into `folder`, beside other files if wanted, and return its absolute path.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        return write(folder, self.file_name, {"sizes": self.sizes}, self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
+        """Return the network as `save_pretrained` wrote it.
+
+        Raises:
+            FormatError: a file is missing or not as it was written.
+        """
+        config, tensors = read(folder, cls.file_name, {"sizes"})
+        try:
+            module = cls(**config["sizes"])
+        except (TypeError, ValueError) as error:
+            raise FormatError(
+                f"expected sizes of a {cls.__name__} in {folder}/{cls.file_name}.json, got {error}"
+            ) from error
+        fill(module, module.state_dict(), tensors, cls.file_name)
+        return module.eval()

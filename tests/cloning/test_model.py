@@ -180,7 +180,10 @@ class TestOnDisk:
     def test_damage_is_noticed(self, tmp_path):
         GaussianModel(2, 1).save_pretrained(tmp_path)
         config = json.loads((tmp_path / "model.json").read_text())
-        for sizes, match in (({"state_dim": 3, "action_dim": 1}, "tensors"), ({"depth": 1}, "sizes of a model")):
+        for sizes, match in (
+            ({"state_dim": 3, "action_dim": 1}, "tensors"),
+            ({"depth": 1}, "sizes of a GaussianModel"),
+        ):
             (tmp_path / "model.json").write_text(json.dumps({**config, "sizes": sizes}))
             with pytest.raises(FormatError, match=match):
                 GaussianModel.from_pretrained(tmp_path)

@@ -66,7 +66,7 @@ def test_it_comes_back_from_disk(tmp_path):
     assert np.array_equal(RegressionPolicy.from_pretrained(tmp_path).act(states), policy.act(states))
     config = json.loads((tmp_path / "regression.json").read_text())
     (tmp_path / "regression.json").write_text(json.dumps({**config, "sizes": {"horizon": 1}}))
-    with pytest.raises(FormatError, match="sizes of a policy"):
+    with pytest.raises(FormatError, match="sizes of a RegressionPolicy"):
         RegressionPolicy.from_pretrained(tmp_path)
 
 
