@@ -1,6 +1,6 @@
 """FAST of this library against the published algorithm: same episodes, same chunks, same command.
 
-    python recipes/compare_with_reference_fast.py --data ../shared/data --strict
+    python recipes/compare_with_reference_fast.py --data DATA --strict
 
 The criterion: at scale 10 and a vocabulary of 1024 we have the same error within 2 % and never more tokens
 on g1, adroit, pusht and crazyflie, for every seed.

@@ -1,6 +1,6 @@
 """When the silent-failure flag fires: on the trap of Theorem 6, and not on ordinary tokenizers of recorded data.
 
-    python recipes/audit/silent_failure.py --data ../shared/data --json recipes/audit/silent_failure.json   # 20 minutes
+    python recipes/audit/silent_failure.py --data DATA --json recipes/audit/silent_failure.json   # 20 minutes
     python recipes/audit/silent_failure.py --smoke                                                     # seconds
 
 The trap (epsilon = 2**-7): 100 times 100 episodes of 1,507 steps drawn anew. Recorded data: four data sets, six

@@ -1,6 +1,6 @@
 """What an audit costs: seconds and memory of the four families, and how they grow with the episodes.
 
-    python recipes/benchmarks/audit_speed.py --data ../shared/data/g1_inspire_bottle/original     # two minutes
+    python recipes/benchmarks/audit_speed.py --data DATA     # two minutes
     python recipes/benchmarks/audit_speed.py --smoke                                              # synthetic
 
 Each family is fitted on all episodes and audited on 25, 50 and 100 of them, with states: speed is measured, not the
