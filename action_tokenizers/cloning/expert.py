@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from action_tokenizers.base import ActionTokenizer
-from action_tokenizers.errors import ActionShapeError, ActionValueError
+from action_tokenizers.cloning.reference import check_reference, reference
+from action_tokenizers.errors import ActionShapeError
 
 __all__ = ["QuantizedExpert"]
 
@@ -37,12 +38,7 @@ class QuantizedExpert:
     """
 
     def __init__(self, tokenizer: ActionTokenizer, expert: Callable[[Any], Any], key: str | None = None) -> None:
-        relative = tokenizer.relative
-        if relative is not None and "previous" in relative.modes(tokenizer.action_dim or 0):
-            raise ActionValueError(
-                "expected a tokenizer of absolute actions or of actions relative to the state, got one relative to the "
-                "action before, which a state does not tell"
-            )
+        check_reference(tokenizer)
         self.tokenizer, self.expert, self.key = tokenizer, expert, key
 
     def sample(self, states: Any, *, seed: int = 0) -> Ints:
@@ -55,7 +51,7 @@ class QuantizedExpert:
         if actions.ndim != 3 or len(actions) != len(states):
             raise ActionShapeError(f"expected actions ({len(states)}, t, d) from the expert, got {actions.shape}")
         if self.tokenizer.relative is not None:
-            actions = self.tokenizer.relative.apply(actions, np.asarray(states)[:, : actions.shape[2]])
+            actions = self.tokenizer.relative.apply(actions, reference(states, actions.shape[2]))
         return np.asarray(self.tokenizer.encode(actions, key=self.key), np.int64)
 
     def log_prob(self, states: Any, ids: Any) -> Floats:

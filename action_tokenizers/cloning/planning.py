@@ -19,6 +19,7 @@ import torch
 
 from action_tokenizers.base import ActionTokenizer
 from action_tokenizers.cloning.model import TransitionModel
+from action_tokenizers.cloning.reference import check_reference, reference
 from action_tokenizers.diagnostics.policy import CheckedPolicy, TokenPolicy, array_of, checked, derived
 from action_tokenizers.errors import ActionShapeError, ActionValueError
 
@@ -101,12 +102,7 @@ class Planner:
                 f"expected a model with foresee(states, actions, *, seed) for sub_horizon {sub_horizon}, got "
                 f"{type(model).__name__}; see cloning.model.fit_model"
             )
-        relative = self.tokenizer.relative
-        if relative is not None and "previous" in relative.modes(self.tokenizer.action_dim or 0):
-            raise ActionValueError(
-                "expected a tokenizer of absolute actions or of actions relative to the state, got one relative to the "
-                "action before, which a state does not tell"
-            )
+        check_reference(self.tokenizer)
         self.policy = checked(policy, self.tokenizer, key=self.key)
         self.model, self.sub_horizon = model, sub_horizon
         self.state_dim = _agreed("state_dim", policy, model)
@@ -167,7 +163,7 @@ class Planner:
         ids = self.policy.sample(states, seed=seed)
         decoded, valid = self.tokenizer.try_decode(ids, key=self.key)
         if self.tokenizer.relative is not None:
-            decoded = self.tokenizer.relative.invert(decoded, _reference(states, decoded.shape[-1]))
+            decoded = self.tokenizer.relative.invert(decoded, reference(states, decoded.shape[-1]))
         return decoded[:, : self.execute], np.asarray(valid)
 
     def _foreseen(
@@ -241,14 +237,6 @@ def _limits(given: Any, state_dim: int | None) -> Floats | None:
     if limits.ndim != 2 or len(limits) != 2 or limits.shape[1] != (state_dim or limits.shape[1]):
         raise ActionShapeError(f"expected limits (2, {state_dim or 'ds'}), lowest and highest, got {limits.shape}")
     return limits
-
-
-def _reference(states: Floats, width: int) -> Floats:
-    if states.shape[1] < width:
-        raise ActionShapeError(
-            f"expected states that begin with the {width} dims actions are relative to, got {states.shape[1]}"
-        )
-    return states[:, :width]
 
 
 def _is_whole(value: Any) -> bool:

@@ -20,6 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from json_lines import read_rows
+
 from action_tokenizers.diagnostics.measure import bootstrap_t, hoeffding
 
 HERE = Path(__file__).resolve().parent
@@ -29,18 +33,6 @@ DRAWN, LIKELIEST = "drawn", "likeliest"
 LEAST = 0.5  # success on one of Meta-World's tasks; below it the policy is broken
 
 Results = dict[str, Any]
-
-
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines in a folder, a file per task; one that a crash cut off is left out."""
-    rows = []
-    for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-    return rows
 
 
 def collect(rows: Sequence[Mapping[str, Any]]) -> Results:

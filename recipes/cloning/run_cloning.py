@@ -13,7 +13,6 @@ line of JSON per task, tokenizer and seed goes to `--out`; `cloning_tables.py` t
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -27,10 +26,12 @@ from typing import Any
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import cloning_tables
 from cloning_tasks import MADE_UP, Task, made_up, tasks
+from json_lines import append
 
 from action_tokenizers import ActionTokenizer, BinningTokenizer, FASTTokenizer, KMeansTokenizer, ResidualVQTokenizer
 from action_tokenizers.cloning.planning import Planner, Plans
@@ -132,13 +133,6 @@ def executed(
             "s": time.process_time() - start,
         }
     return {**row, "mean": {law: sum(row[law]["scores"]) / len(task.starts) for law in laws}}
-
-
-def append(path: Path, row: dict[str, Any]) -> None:
-    """Add a line, on a line of its own also after one that a crash cut off."""
-    is_cut = path.is_file() and not path.read_bytes().endswith(b"\n")
-    with path.open("a", encoding="utf-8") as file:
-        file.write("\n" * is_cut + json.dumps(row) + "\n")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

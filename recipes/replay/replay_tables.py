@@ -22,6 +22,10 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from json_lines import read_rows
+
 from action_tokenizers.diagnostics.measure import bootstrap_t
 
 HERE = Path(__file__).resolve().parent
@@ -53,18 +57,6 @@ VERSIONS = ("action-tokenizers", "metaworld", "mujoco", "gym-pusht", "pymunk", "
 
 Results = dict[str, Any]
 Correlation = dict[str, float]
-
-
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of `run_replays.py`, a file per task; one that a crash cut off is left out."""
-    rows = []
-    for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-    return rows
 
 
 def collect(rows: Sequence[Mapping[str, Any]]) -> Results:

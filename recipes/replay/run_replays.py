@@ -22,7 +22,6 @@ tasks and PushT's demonstrations were fitted on before, but never audited; the f
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -39,9 +38,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import replay_tables
+from json_lines import append
 from linear_robot import record_linear
 from replay_tokenizers import Entry, tokenizers
 
@@ -279,13 +280,6 @@ def timed(call: Callable[[], Any]) -> Timed:
     start = time.process_time()
     result = call()
     return Timed(result, time.process_time() - start)
-
-
-def append(path: Path, row: dict[str, Any]) -> None:
-    """Add a line, on a line of its own also after one that a crash cut off."""
-    is_cut = path.is_file() and not path.read_bytes().endswith(b"\n")
-    with path.open("a", encoding="utf-8") as file:
-        file.write("\n" * is_cut + json.dumps(row) + "\n")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
