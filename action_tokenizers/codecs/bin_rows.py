@@ -1,10 +1,10 @@
 """Binning in one pass over memory: range, clip, cell and id at once, and back; to the bit what the steps alone give.
 
-Where the cells of every dim are equally wide, a multiplication finds the cell. That it does so for every float32 is
-checked at the edges when the tables are built: the product is monotone, so it is right everywhere if each edge, and
-the float32 just below it, fall where they belong. Other cells are looked up in a grid, which leaves a binary search
-among the few edges of one grid cell. Likewise a multiplication gives the centre of a cell where it does for all of
-them; else a table of all actions does, or, for few ids, the centres themselves.
+Where the cells of every dim are equally wide, and a power of two, a multiplication finds the cell. That it does so for
+every float32 is checked at the edges when the tables are built: the product is monotone, so it is right everywhere if
+each edge, and the float32 just below it, fall where they belong. Other cells are looked up in a grid, which leaves a
+binary search among the few edges of one grid cell. For many ids the actions of all cells are computed first; where they
+lie on a line to the last bit, as those of equally wide cells mostly do, it takes their place.
 """
 
 from typing import Any, NamedTuple
@@ -24,8 +24,12 @@ FINENESS = 4
 # values in a row of the inner loop: several steps of a few dims, so that it fills vector instructions
 ROW = 256
 LEAST = 1 << 14
+# ids per cell from which on it is worth to compute the actions of all cells first
+MANY = 4
 # the largest finite float32
 MOST = np.float32(np.finfo(np.float32).max)
+# the float32 below 1: it lies in the same cell as 1
+BELOW = np.nextafter(np.float32(1), np.float32(0))
 
 
 class CellTables(NamedTuple):
@@ -37,9 +41,6 @@ class CellTables(NamedTuple):
     first: npt.NDArray[np.int64]  # (d,) id of its first cell
     grid: npt.NDArray[np.int32]  # (d, g + 1) edges before each of g grid cells; (d, 0): a multiplication does
     rounds: int  # of the binary search within one grid cell
-    line: npt.NDArray[
-        np.float64
-    ]  # (d, 2) a, b where a + b c is the centre of every cell c; (0, 2): somewhere it is not
 
 
 def build_cells(
@@ -64,23 +65,14 @@ def build_cells(
             row[1:] = np.searchsorted(place, np.arange(size), side="right")
     rounds = int(np.diff(grid).max()).bit_length() if size else 0
     padded = np.concatenate([edges, np.full((len(edges), 1), MOST)], 1)
-    return CellTables(padded, np.ascontiguousarray(centres), cells, first, grid, rounds, _line(centres, cells))
-
-
-def _line(centres: npt.NDArray[np.float32], cells: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    lines = np.zeros((len(cells), 2))
-    for line, row, k in zip(lines, centres.astype(np.float64), cells, strict=True):
-        line[:] = row[0], (row[k - 1] - row[0]) / max(1, k - 1)
-        if not np.array_equal((line[0] + line[1] * np.arange(k)).astype(np.float32), row[:k]):
-            return lines[:0]
-    return lines
+    return CellTables(padded, np.ascontiguousarray(centres), cells, first, grid, rounds)
 
 
 def _is_regular(edges: npt.NDArray[np.float32], k: int) -> bool:
-    """Say whether floor(z k / 2 + r) + floor(k / 2), r = 0 or 1/2, is the cell of every float32 z in [-1, 1)."""
+    """Say whether floor(z h) + h, in float32, is the cell of every float32 z in [-1, 1); h is k / 2, or 0 for k = 1."""
     below = np.nextafter(edges, np.float32(-np.inf))
     return all(
-        np.array_equal(np.floor(z.astype(np.float64) * (k / 2) + k % 2 / 2) + k // 2, cell)
+        np.array_equal(np.floor(z * np.float32(k // 2)) + k // 2, cell)
         for z, cell in ((edges, np.arange(1, k)), (below, np.arange(k - 1)))
     )
 
@@ -117,18 +109,16 @@ def decode_bins(
 
     Where one may not, `out` is worthless.
     """
-    centres, cells, first, line = tables.centres, tables.cells, tables.first, tables.line
-    # a table of all actions is worth its making only where there are more of them than cells
-    is_worth = not len(line) and ids.size > centres.size
-    values = np.empty(centres.shape if is_worth else (0, 0), np.float32)
-    if is_worth:
-        _from_unit(centres, low, high, values)
+    centres, cells, first = tables.centres, tables.cells, tables.first
+    are_many = ids.size > MANY * centres.size
+    values, line = np.empty(centres.shape if are_many else (0, 0), np.float32), np.empty((len(cells), 2))
+    lie_on_line = are_many and _actions(centres, cells, low, high, values, line)
     fine: list[bool] = []
 
     def decode(i: int, j: int) -> None:
-        if len(line):
-            fine.append(_decode_line(ids[i:j], low, high, cells, first, line, out[i:j]))
-        elif is_worth:
+        if lie_on_line:
+            fine.append(_decode_line(ids[i:j], cells, first, line, out[i:j]))
+        elif are_many:
             fine.append(_look_up(ids[i:j], cells, first, values, out[i:j]))
         else:
             fine.append(_decode_each(ids[i:j], low, high, cells, first, centres, out[i:j]))
@@ -142,17 +132,13 @@ def _encode_regular(actions: _Array, low: _Array, high: _Array, cells: _Array, f
     n, d = actions.shape
     steps = max(1, min(n, ROW // d))
     middle, scale = np.empty(steps * d, np.float64), np.empty(steps * d, np.float64)
-    factor, offset = np.empty(steps * d, np.float64), np.empty(steps * d, np.float64)
-    begin, last = np.empty(steps * d, np.int64), np.empty(steps * d, np.int64)
-    for j in range(d):
+    factor, begin = np.empty(steps * d, np.float32), np.empty(steps * d, np.int32)
+    for p in range(steps * d):
+        j = p % d
         half = (np.float64(high[j]) - np.float64(low[j])) / 2
-        middle[j] = (np.float64(high[j]) + np.float64(low[j])) / 2
-        scale[j] = 1 / half if half > 0 else 0.0
-        factor[j], offset[j] = cells[j] / 2, cells[j] % 2 / 2
-        begin[j], last[j] = first[j] + cells[j] // 2, first[j] + cells[j] - 1
-    for p in range(d, steps * d):
-        middle[p], scale[p], factor[p], offset[p] = middle[p - d], scale[p - d], factor[p - d], offset[p - d]
-        begin[p], last[p] = begin[p - d], last[p - d]
+        middle[p] = (np.float64(high[j]) + np.float64(low[j])) / 2
+        scale[p] = 1 / half if half > 0 else 0.0
+        factor[p], begin[p] = cells[j] // 2, first[j] + cells[j] // 2
     source, target = actions.ravel(), out.ravel()
     odd = 0
     for start in range(0, n * d, steps * d):
@@ -160,10 +146,10 @@ def _encode_regular(actions: _Array, low: _Array, high: _Array, cells: _Array, f
         for p in range(len(values)):
             x = values[p]
             odd |= not abs(x) <= MOST
-            z = (np.float64(x) - middle[p]) * scale[p]
-            z = z if z > -1.0 else -1.0  # of NaN too
-            z = np.float64(np.float32(z if z < 1.0 else 1.0))
-            ids[p] = min(last[p], begin[p] + np.int64(np.floor(z * factor[p] + offset[p])))
+            z = np.float32((np.float64(x) - middle[p]) * scale[p])
+            z = z if z > np.float32(-1) else np.float32(-1)  # of NaN too
+            z = z if z < BELOW else BELOW
+            ids[p] = begin[p] + np.int32(np.floor(z * factor[p]))
     return odd == 0
 
 
@@ -220,45 +206,44 @@ def _encode_any(
 
 
 @kernel
-def _from_unit(centres: _Array, low: _Array, high: _Array, values: _Array) -> None:
-    """Write the action of every cell, as `affine.from_unit` computes it."""
+def _actions(centres: _Array, cells: _Array, low: _Array, high: _Array, values: _Array, line: _Array) -> bool:
+    """Write the action of every cell, as `affine.from_unit` computes it, and say whether all are a + b cell.
+
+    `line (d, 2)` takes a and b.
+    """
+    is_line = True
     for j in range(centres.shape[0]):
         bottom, top = np.float64(low[j]), np.float64(high[j])
         half = (top - bottom) / 2
         for c in range(centres.shape[1]):
             z = min(1.0, max(-1.0, np.float64(centres[j, c])))
             values[j, c] = np.float32(bottom + (z + 1) * half if z < 0 else top - (1 - z) * half)
+        last = cells[j] - 1
+        begin, end = np.float64(centres[j, 0]), np.float64(centres[j, last])
+        line[j, 0] = bottom + (begin + 1) * half
+        line[j, 1] = (end - begin) / max(1, last) * half
+        for c in range(cells[j]):
+            is_line &= np.float32(line[j, 0] + line[j, 1] * np.float64(c)) == values[j, c]
+    return is_line
 
 
 @kernel
-def _decode_line(
-    ids: _Array, low: _Array, high: _Array, cells: _Array, first: _Array, line: _Array, out: _Array
-) -> bool:
+def _decode_line(ids: _Array, cells: _Array, first: _Array, line: _Array, out: _Array) -> bool:
     n, d = ids.shape
     steps = max(1, min(n, ROW // d))
-    bottom, top, half = (
-        np.empty(steps * d, np.float64),
-        np.empty(steps * d, np.float64),
-        np.empty(steps * d, np.float64),
-    )
     start, slope = np.empty(steps * d, np.float64), np.empty(steps * d, np.float64)
-    begin, end = np.empty(steps * d, np.int64), np.empty(steps * d, np.int64)
+    begin, size = np.empty(steps * d, np.int64), np.empty(steps * d, np.uint64)
     for p in range(steps * d):
         j = p % d
-        bottom[p], top[p] = low[j], high[j]
-        half[p] = (top[p] - bottom[p]) / 2
-        begin[p], end[p] = first[j], first[j] + cells[j]
-        start[p], slope[p] = line[j, 0], line[j, 1]
+        start[p], slope[p], begin[p], size[p] = line[j, 0], line[j, 1], first[j], cells[j]
     source, target = ids.ravel(), out.ravel()
     odd = 0
     for place in range(0, n * d, steps * d):
         row, actions = source[place : place + steps * d], target[place : place + steps * d]
         for p in range(len(row)):
-            odd |= (row[p] < begin[p]) | (row[p] >= end[p])
-            centre = np.float32(start[p] + slope[p] * np.float64(row[p] - begin[p]))
-            z = min(1.0, max(-1.0, np.float64(centre)))
-            rising, falling = bottom[p] + (z + 1) * half[p], top[p] - (1 - z) * half[p]
-            actions[p] = np.float32(rising if z < 0 else falling)
+            cell = row[p] - begin[p]
+            odd |= np.uint64(cell) >= size[p]  # also where it is below 0
+            actions[p] = np.float32(start[p] + slope[p] * np.float64(cell))
     return odd == 0
 
 

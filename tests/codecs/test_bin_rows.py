@@ -105,11 +105,17 @@ def test_the_multiplication_serves_where_it_is_right_and_nowhere_else():
     assert is_regular["with a gripper and a constant"]
     assert not is_regular["three levels"]
     assert not is_regular["quantile"]
-    is_line = {name: len(tables_of(dims, True).line) > 0 for name, dims in DIMS.items()}
-    assert is_line["uniform 256"]
-    assert is_line["with a gripper and a constant"]
-    assert is_line["three levels"]
-    assert not is_line["mu law"]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("uniform 256", True), ("three levels", True), ("mu law", False)])
+def test_a_line_gives_the_actions_only_where_it_gives_all_of_them(name, expected):
+    tables = tables_of(DIMS[name], True)
+    low, high = range_of(len(tables.cells))
+    values, line = np.empty(tables.centres.shape, np.float32), np.empty((len(low), 2))
+    assert bin_rows._actions(tables.centres, tables.cells, low, high, values, line) == expected
+    on_line = (line[:, :1] + line[:, 1:] * np.arange(values.shape[1])).astype(np.float32)
+    exists = np.arange(values.shape[1]) < tables.cells[:, None]
+    assert np.array_equal(on_line[exists], values[exists]) == expected
 
 
 def test_a_cell_border_one_float_off_is_not_taken_for_regular():
