@@ -5,13 +5,17 @@ parent had encoded, and its work queue aborts when two threads enter it at once.
 """
 
 import os
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
 
 import torch
 
 __all__ = ["over_rows"]
+
+# per thread: enough that one which comes late costs little, few enough that a block's own cost does not count
+BLOCKS = 4
 
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
@@ -21,17 +25,33 @@ def over_rows(kernel: Callable[[int, int], None], rows: int, *, least: int = 256
     """Call `kernel(start, stop)` until it has covered `rows` rows, on as many threads as torch may use.
 
     torch's own setting decides the number, so a DataLoader worker (one torch thread) never oversubscribes.
-    A block has at least `least` rows; whatever one block raises is raised here.
+    A block has at least `least` rows; whatever one block raises is raised here. Whoever is free takes the next block:
+    for milliseconds after an operation of torch its threads spin on the other cores, and a thread that must wait for
+    one of these leaves its share to this one.
     """
     threads = min(torch.get_num_threads(), max(1, rows // least))
     if threads == 1:
         if rows:
             kernel(0, rows)
         return
-    bounds = [rows * i // threads for i in range(threads + 1)]
-    futures = [_workers(threads).submit(kernel, *span) for span in pairwise(bounds[1:])]
-    kernel(0, bounds[1])  # this thread works too
-    for future in futures:
+    blocks = min(BLOCKS * threads, rows // least)
+    left = deque(pairwise([rows * i // blocks for i in range(blocks + 1)]))
+
+    def work() -> None:
+        try:
+            while left:
+                kernel(*left.popleft())
+        except BaseException:
+            left.clear()
+            raise
+
+    futures = [_workers(threads).submit(work) for _ in range(threads - 1)]
+    try:
+        work()
+    finally:
+        begun = [future for future in futures if not future.cancel()]
+        wait(begun)  # nobody writes to the caller's arrays after this call
+    for future in begun:
         future.result()
 
 

@@ -38,7 +38,8 @@ def test_covers_every_row_once(count):
             over_rows(kernel, rows, least=least)
             assert (seen == 1).all()
             assert all(start < stop for start, stop in spans)
-            assert len(spans) == (min(count, max(1, rows // least)) if rows else 0)
+            blocks = min(threads.BLOCKS * count, max(1, rows // least)) if count > 1 else 1
+            assert len(spans) == (blocks if rows else 0)
             assert min((stop - start for start, stop in spans), default=least) >= min(least, rows)
 
 
