@@ -129,6 +129,8 @@ def _is_plain(tensor: torch.Tensor, dtype: torch.dtype, ndim: int, device: torch
 def _tensor(value: Any, error: type[Exception], expected: str) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value
+    if type(value) is np.ndarray and value.flags.carray and (value.dtype == np.float32 or value.dtype == np.int64):
+        return torch.from_numpy(value)  # what follows would change nothing, and takes as long as a small chunk
     try:
         array = np.asarray(value)
     except ValueError as problem:

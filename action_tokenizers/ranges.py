@@ -61,6 +61,7 @@ class Range(nn.Module):
         if len(set(keys)) != len(keys):
             raise ActionValueError(f"expected distinct keys, got {list(keys)}")
         self.keys = tuple(keys)
+        self._views: tuple[tuple[int, int], _Floats, _Floats] | None = None
         self.register_buffer("low", lower.clone())
         self.register_buffer("high", upper.clone())
         if not self.low.is_meta:
@@ -91,8 +92,19 @@ class Range(nn.Module):
 
     def bounds(self, key: str | None = None) -> tuple[_Floats, _Floats]:
         """Return what becomes -1 and +1, `(d,)` each, for kernels on the CPU."""
-        row, low, high = self.index(key), self._buffers["low"], self._buffers["high"]  # a quicker way to self.low
-        return low.cpu().numpy()[row], high.cpu().numpy()[row]  # type: ignore[union-attr]
+        buffers: Any = self._buffers  # a quicker way to self.low
+        row, low, high = self.index(key), buffers["low"], buffers["high"]
+        if not low.is_cpu:
+            return low.cpu().numpy()[row], high.cpu().numpy()[row]
+        places, kept = (low.data_ptr(), high.data_ptr()), self._views
+        if kept is None or kept[0] != places:
+            # arrays over the same memory: they follow what is written into it, and nothing else can come to lie there
+            kept = self._views = (places, low.numpy(), high.numpy())
+        return kept[1][row], kept[2][row]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the arrays out: in a copy they would lie over other memory."""
+        return {**self.__dict__, "_views": None}
 
     def to_unit(self, actions: torch.Tensor, key: str | None = None) -> torch.Tensor:
         """Map actions `(..., d)` float32 to [-1, 1], clipped."""

@@ -1,5 +1,7 @@
 """Ranges against numpy: every strategy, per dim, per key, and the dims that hold few values."""
 
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -250,3 +252,17 @@ def test_bounds_are_the_rows_of_a_key():
         fitted.bounds()
     fitted.load_state_dict({"low": fitted.low - 1, "high": fitted.high + 1})
     assert fitted.bounds("a")[0].tolist() == [-1.0, -2.0]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda r: pickle.loads(pickle.dumps(r))])
+def test_bounds_follow_their_own_tensors(copied):
+    fitted = Range([0.0], [1.0])
+    assert fitted.bounds()[1].tolist() == [1.0]
+    other = copied(fitted)
+    with torch.no_grad():
+        other.high.fill_(2)
+    assert (fitted.bounds()[1].item(), other.bounds()[1].item()) == (1, 2)
+    other.high = torch.tensor([[3.0]])
+    assert other.bounds()[1].item() == 3
+    other.load_state_dict({"low": torch.tensor([[0.0]]), "high": torch.tensor([[4.0]])}, assign=True)
+    assert other.bounds()[1].item() == 4

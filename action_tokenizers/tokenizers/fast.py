@@ -4,6 +4,8 @@ Pertsch et al. 2025 (arXiv:2501.09747). Unlike the published processor nothing p
 integers, every id spans a known number of coefficients, and no coefficient is ever clipped or dropped.
 """
 
+from __future__ import annotations  # those of inner functions would be built anew in every call
+
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -233,16 +235,18 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
         return out
 
     def _encode(self, chunks: torch.Tensor) -> torch.Tensor:
-        coefficients, coder = self._coefficients(chunks.cpu().contiguous().numpy()), self._tables().coder
+        coefficients, tables = self._coefficients(chunks.cpu().contiguous().numpy()), self._tables()
+        coder = tables.coder
 
         def write(i: int, j: int, out: npt.NDArray[np.int32], lengths: npt.NDArray[np.int64]) -> int:
             encode_rows(*coder, coefficients[i:j], out, lengths)
             return int(lengths.max(initial=0))
 
-        return self._rows(chunks, write)
+        return self._rows(chunks, tables, write)
 
     def _encode_actions(self, chunks: torch.Tensor, key: str | None) -> torch.Tensor:
-        source, coder = chunks.cpu().contiguous().numpy(), self._tables().coder
+        source, tables = chunks.cpu().contiguous().numpy(), self._tables()
+        coder = tables.coder
         low, high = self._fitted_range().bounds(key)
         weights = dct_weights(chunks.shape[1], float(self._params["scale"]))
         all_finite: list[bool] = []
@@ -252,15 +256,15 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
             all_finite.append(finite)
             return int(longest)
 
-        ids = self._rows(chunks, write)
+        ids = self._rows(chunks, tables, write)
         if not all(all_finite):
             refuse_odd(chunks)
         return ids
 
-    def _rows(self, chunks: torch.Tensor, write: _Writer) -> torch.Tensor:
+    def _rows(self, chunks: torch.Tensor, tables: Tables, write: _Writer) -> torch.Tensor:
         """Return padded ids from a function that writes those of some chunks, and says how many the longest has."""
         n, t, d = chunks.shape
-        width, pad = self._max_tokens(t, d), len(self._tables().span)
+        width, pad = self._max_tokens(t, d), len(tables.span)
         # room for the longest rows there can be; only the memory that ids are written to is ever touched
         joined = np.empty(n * width, np.int32)
         lengths = np.empty(n, np.int64)
