@@ -51,7 +51,7 @@ _LINE = 8  # columns: a row fills a cache line
 _IN_LEFT, _IN_RIGHT, _IN_NEW, _LIST_NEW = 0, 1, 2, 3
 
 # symbols that are worth a part, and occurrences that are worth waking threads
-PART, MANY = 1 << 20, 1 << 13
+PART, MANY = 1 << 20, 1 << 9
 
 
 def train_merges(

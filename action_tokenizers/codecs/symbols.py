@@ -95,9 +95,14 @@ class Tables(NamedTuple):
         return Speller(self.value, self.span, self.nonzero, self.nonzero_start, *self[-5:])
 
 
-def count_values(coefficients: npt.NDArray[np.int32], bound: int) -> npt.NDArray[np.int64]:
-    """Return how often each coefficient -bound..bound occurs, `(2 bound + 1,)`."""
-    return np.bincount(coefficients.ravel() + bound, minlength=2 * bound + 1)
+@kernel
+def count_values(coefficients: _Array, bound: int) -> _Array:
+    """Return how often each of `coefficients (n, l)` -bound..bound occurs, `(2 bound + 1,)` int64."""
+    counts = np.zeros(2 * bound + 1, np.int64)
+    for i in range(coefficients.shape[0]):
+        for j in range(coefficients.shape[1]):
+            counts[coefficients[i, j] + bound] += 1
+    return counts
 
 
 def choose_alphabet(counts: npt.NDArray[np.int64], room: int, least_count: int) -> Alphabet:

@@ -16,7 +16,10 @@ BLOCK = 1 << 20  # values of one block of relative chunks
 
 def extent(actions: FloatArray, pad: NDArray[np.bool_] | None) -> Extent:
     """Return (minimum, maximum) `(d,)` of chunks `(n, t, d)`, pads left out."""
-    real = True if pad is None else ~pad[..., None]
+    if pad is None or not pad.any():
+        # chunks first: rows of t x d values fill vector instructions, rows of d do not
+        return actions.min(axis=0).min(axis=0), actions.max(axis=0).max(axis=0)
+    real = ~pad[..., None]
     low = actions.min(axis=(0, 1), where=real, initial=np.inf)
     return low, actions.max(axis=(0, 1), where=real, initial=-np.inf)
 

@@ -19,6 +19,7 @@ from action_tokenizers.data.relative import Relative
 __all__ = ["KEPT", "fingerprints", "recognised"]
 
 KEPT = 256  # of more episodes, those of smallest hash
+LOOK = 1024  # chunks looked at together
 VALUES = 8  # that a chunk must hold to be told from others: keys pressed or a robot at rest look the same everywhere
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
@@ -31,11 +32,21 @@ def fingerprints(chunks: FloatArray, episode: IntArray) -> list[str]:
         episode: `(n,)` which chunks belong together. Only those of several steps and `VALUES` different values have a
             fingerprint.
     """
-    told = _telling(chunks)
-    words, owner = _hashes(chunks[told]), episode[told]
-    order = np.lexsort((words, owner))
-    smallest = words[order][np.unique(owner[order], return_index=True)[1]]
-    return [f"{word:016x}" for word in np.unique(smallest)[:KEPT].tolist()]
+    words = _hashes(chunks)
+    order = np.argsort(words, kind="stable")
+    kept: set[int] = set()
+    done: set[int] = set()  # episodes: those whose smallest hash is kept
+    # in ascending order and no further than needed: to look whether a chunk tells costs more than its hash
+    for begin in range(0, len(order), LOOK):
+        rows = order[begin : begin + LOOK]
+        rows = rows[_telling(chunks[rows])]
+        for word, owner in zip(words[rows].tolist(), episode[rows].tolist(), strict=True):
+            if owner not in done:
+                done.add(owner)
+                kept.add(word)
+                if len(kept) == KEPT:
+                    return [f"{word:016x}" for word in sorted(kept)]
+    return [f"{word:016x}" for word in sorted(kept)]
 
 
 def recognised(known: Iterable[str], episodes: Episodes, horizon: int, relative: Relative | None) -> dict[str, int]:

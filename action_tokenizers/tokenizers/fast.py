@@ -147,7 +147,7 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
         self._allocate()
         self.alphabet.copy_(torch.from_numpy(alphabet.values))
         self.merges.copy_(torch.from_numpy(pairs))
-        self.neutral.copy_(chunks.double().mean(dim=(0, 1)))
+        self.neutral.copy_(chunks.mean(dim=(0, 1), dtype=torch.float64))
 
     def _learn(self, coefficients: npt.NDArray[np.int32], room: int) -> tuple[Alphabet, npt.NDArray[np.int32]]:
         """Choose the alphabet and the merges that fill `room` ids.
