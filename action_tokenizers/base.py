@@ -850,9 +850,11 @@ def _has_no_clock(data: Any) -> bool:
     return all(_has_no_clock(item) if isinstance(item, Episodes) else getattr(item, "ndim", 0) == 2 for item in data)
 
 
-def _by_key(sample: ChunkSample) -> tuple[torch.Tensor, torch.Tensor | None, dict[str, torch.Tensor]]:
-    """Return actions, padding mask and, per key, the rows that belong to it."""
+def _by_key(sample: ChunkSample) -> tuple[torch.Tensor, torch.Tensor | None, dict[str, Any]]:
+    """Return actions, padding mask and, per key, what picks its rows; of a single key without copying them."""
+    actions = torch.as_tensor(sample.actions)
+    is_pad = None if sample.action_is_pad is None else torch.as_tensor(sample.action_is_pad)
     key_index = torch.as_tensor(sample.key_index)
     rows = {key: (key_index == i).nonzero()[:, 0] for i, key in enumerate(sample.key_names)}
-    is_pad = None if sample.action_is_pad is None else torch.as_tensor(sample.action_is_pad)
-    return torch.as_tensor(sample.actions), is_pad, {key: row for key, row in rows.items() if len(row)}
+    found: dict[str, Any] = {key: slice(None) if len(row) == len(actions) else row for key, row in rows.items()}
+    return actions, is_pad, {key: found[key] for key, row in rows.items() if len(row)}

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from action_tokenizers.codecs.kernel import kernel
+from action_tokenizers.codecs.kernel import inner_kernel, kernel
 from action_tokenizers.codecs.threads import over_rows
 
 __all__ = ["BARRIER", "MergeTrainer", "train_merges"]
@@ -50,8 +50,12 @@ _LINE = 8  # columns: a row fills a cache line
 # likewise the pairs inside runs of left, right and new, and the list of (new, new)
 _IN_LEFT, _IN_RIGHT, _IN_NEW, _LIST_NEW = 0, 1, 2, 3
 
+# entries looked up together, and the rows that what they name may take: an occurrence leaves at most four more
+AHEAD = 256
+_ROOM = 4 * AHEAD
 # symbols that are worth a part, and occurrences that are worth waking threads
-PART, MANY = 1 << 20, 1 << 9
+AHEAD = 256  # entries looked up together
+PART, MANY = 1 << 20, 1 << 10
 
 
 def train_merges(
@@ -91,14 +95,16 @@ class MergeTrainer:
         borders = _cut(symbols, max(1, min(torch.get_num_threads(), len(symbols) // PART)))
         self._parts = [_Part(symbols[i:j], self._width) for i, j in pairwise(borders)]
         self._used = np.zeros(1, np.int64)
-        self._table = np.full((1 << 12, 2), -1, np.int64)
-        self._pairs = np.empty((1 << 11, 1 + len(self._parts)), np.int64)
-        self._count = np.empty(1 << 11, np.int64)
+        self._table, self._pairs, self._count = _no_pairs(len(self._parts))
+
+        def begin(first: int, stop: int) -> None:
+            for part in self._parts[first:stop]:
+                part.begin()
+
+        over_rows(begin, len(self._parts), least=1)
         for number, part in enumerate(self._parts):
-            self._table, self._pairs, self._count = _begin(
-                part.symbols, part.runs, part.entries, part.size, *self._shared(), number
-            )
-            del part.symbols
+            self._table, self._pairs, self._count = _take_in(*self._shared(), number, *part.first_pairs)
+            part.first_pairs = ()
 
     def learn(self, merges: int, *, least_count: int = 2) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         """Learn up to `merges` further merges and return them and their counts, see `train_merges`."""
@@ -125,7 +131,7 @@ class MergeTrainer:
     def _merge(self, best: int, left: int, right: int, count: int) -> None:
         new = self._first_id + self._learned
         self._learned += 1
-        # new pairs are those of the new symbol; an occurrence leaves at most one run more and four entries
+        # new pairs are those of the new symbol
         while self._used[0] + 2 * self._width + 4 > len(self._pairs):
             self._table, self._pairs, self._count = _more_pairs(self._table, self._pairs, self._count)
         self._count[best] = 0
@@ -133,10 +139,8 @@ class MergeTrainer:
         def visit(first: int, stop: int) -> None:
             for number in range(first, stop):
                 part = self._parts[number]
-                occurrences = min(count, part.size[_RUNS])
-                part.runs = _longer(part.runs, part.size[_RUNS], occurrences)
-                part.entries = _longer(part.entries, part.size[_ENTRIES], 4 * occurrences)
-                _visit(*part.arrays(), self._table, self._pairs, best, number, self._width, left, right, new)
+                while not _visit(*part.arrays(), self._table, self._pairs, best, number, self._width, left, right, new):
+                    part.grow()
 
         if count > MANY:
             over_rows(visit, len(self._parts), least=1)
@@ -150,15 +154,27 @@ class _Part:
     """Some of the sequences: their runs, the lists that name them, and what the present merge changes."""
 
     def __init__(self, symbols: npt.NDArray[np.int32], width: int) -> None:
-        self.symbols = np.ascontiguousarray(symbols, np.int32)
+        self.symbols, self.width = np.ascontiguousarray(symbols, np.int32), width
         # allocated here, because numpy asks for huge pages; what is never touched costs nothing
-        self.runs = np.empty((_count_runs(self.symbols) * 3 // 2 + 2, 4), np.int32)
-        self.entries = np.empty((4 * len(self.runs), 2), np.int32)
+        rows = _count_runs(self.symbols) + 2
+        self.runs = np.empty((rows * 3 // 2, 4), np.int32)
+        self.entries = np.empty((6 * rows, 2), np.int32)
         self.size = np.zeros(3, np.int64)
         self.tally = np.zeros((width, _LINE), np.int64)
         self.tally[:, _LIST_LEFT:] = -1
         self.touched = np.empty(width, np.int64)
         self.inside = np.array([0, 0, 0, -1])
+        self.first_pairs: tuple[Any, ...] = ()
+
+    def begin(self) -> None:
+        """Write the runs and count their pairs: by itself, so that parts can do so at once."""
+        self.first_pairs = _begin(self.symbols, self.runs, self.entries, self.size, self.width, *_no_pairs(1))
+        del self.symbols
+
+    def grow(self) -> None:
+        """Make room for the next `AHEAD` occurrences at least."""
+        self.runs = _longer(self.runs, self.size[_RUNS])
+        self.entries = _longer(self.entries, self.size[_ENTRIES])
 
     def arrays(self) -> tuple[Any, ...]:
         return self.runs, self.entries, self.tally, self.touched, self.inside, self.size
@@ -216,12 +232,9 @@ def _larger(table: _Array) -> _Array:
     return larger
 
 
-@kernel
-def _longer(array: _Array, used: int, room: int) -> _Array:
-    """Return `array` with at least `room` free rows behind the `used` ones."""
-    if used + room <= len(array):
-        return array
-    longer = np.empty((used + room + len(array) // 2, array.shape[1]), array.dtype)
+def _longer(array: npt.NDArray[np.int32], used: int) -> npt.NDArray[np.int32]:
+    """Return `array` with half as many rows again as are `used`, and room for one more block of occurrences."""
+    longer = np.empty((used + used // 2 + _ROOM, array.shape[1]), array.dtype)
     longer[:used] = array[:used]
     return longer
 
@@ -239,7 +252,7 @@ def _find(table: _Array, pairs: _Array, count: _Array, used: _Array, key: _Int) 
     return table[place, _PAIR]
 
 
-@kernel
+@inner_kernel
 def _enlist(entries: _Array, size: _Array, run: _Int, older: _Int) -> _Int:
     """Return a new entry for `run`, before the entry `older`."""
     entry = size[_ENTRIES]
@@ -248,23 +261,26 @@ def _enlist(entries: _Array, size: _Array, run: _Int, older: _Int) -> _Int:
     return entry
 
 
+def _no_pairs(parts: int) -> tuple[_Array, _Array, _Array]:
+    """Return a table, pairs and their counts with nothing in them."""
+    return np.full((1 << 12, 2), -1, np.int64), np.empty((1 << 11, 1 + parts), np.int64), np.empty(1 << 11, np.int64)
+
+
 @kernel
 def _begin(
     symbols: _Array,
     runs: _Array,
     entries: _Array,
     size: _Array,
+    width: int,
     table: _Array,
     pairs: _Array,
     count: _Array,
-    used: _Array,
-    width: int,
-    part: int,
-) -> tuple[_Array, _Array, _Array]:
-    """Write the runs of `symbols` and count their pairs; return the table, the pairs and their counts."""
+) -> tuple[_Array, _Array]:
+    """Write the runs of `symbols` and count their pairs; return these and their counts."""
     number = _write_runs(symbols, runs)
     size[_RUNS] = number
-    newest = _NEWEST + part
+    used = np.zeros(1, np.int64)
     for run in range(1, number - 1):
         if used[0] + 2 > len(pairs):
             table, pairs, count = _more_pairs(table, pairs, count)
@@ -272,11 +288,32 @@ def _begin(
         if a >= 0 and repeats > 1:
             pair = _find(table, pairs, count, used, a * width + a)
             count[pair] += repeats - 1
-            pairs[pair, newest] = _enlist(entries, size, run, pairs[pair, newest])
+            pairs[pair, _NEWEST] = _enlist(entries, size, run, pairs[pair, _NEWEST])
         if a >= 0 and b >= 0:
             pair = _find(table, pairs, count, used, a * width + b)
             count[pair] += 1
-            pairs[pair, newest] = _enlist(entries, size, run, pairs[pair, newest])
+            pairs[pair, _NEWEST] = _enlist(entries, size, run, pairs[pair, _NEWEST])
+    return pairs[: used[0]], count[: used[0]]
+
+
+@kernel
+def _take_in(
+    table: _Array,
+    pairs: _Array,
+    count: _Array,
+    used: _Array,
+    width: int,
+    part: int,
+    found: _Array,
+    times: _Array,
+) -> tuple[_Array, _Array, _Array]:
+    """Add the pairs `found` in a part and how many `times` to those of all; return the table, the pairs, the counts."""
+    for i in range(len(found)):
+        if used[0] + 1 > len(pairs):
+            table, pairs, count = _more_pairs(table, pairs, count)
+        pair = _find(table, pairs, count, used, found[i, _KEY])
+        count[pair] += times[i]
+        pairs[pair, _NEWEST + part] = found[i, _NEWEST]
     return table, pairs, count
 
 
@@ -304,13 +341,13 @@ def _retire(
         runs[run, _SYMBOL] = BARRIER
 
 
-@kernel
+@inner_kernel
 def _known(table: _Array, key: _Int) -> _Int:
     """Return the row of a pair that was seen before."""
     return table[_place(table, key), _PAIR]
 
 
-@kernel
+@inner_kernel
 def _touch(tally: _Array, touched: _Array, size: _Array, symbol: _Int, column: _Int) -> None:
     """Count a border with `symbol` in a column of the tally."""
     row = tally[symbol]
@@ -320,7 +357,7 @@ def _touch(tally: _Array, touched: _Array, size: _Array, symbol: _Int, column: _
     row[column] += 1
 
 
-@kernel
+@inner_kernel
 def _border_left(runs: _Array, entries: _Array, tally: _Array, touched: _Array, size: _Array, run: _Int) -> None:
     """Count the border between `run` and a run of the new symbol behind it."""
     symbol = runs[run, _SYMBOL]
@@ -329,7 +366,7 @@ def _border_left(runs: _Array, entries: _Array, tally: _Array, touched: _Array, 
         tally[symbol, _LIST_LEFT] = _enlist(entries, size, run, tally[symbol, _LIST_LEFT])
 
 
-@kernel
+@inner_kernel
 def _border_right(runs: _Array, entries: _Array, tally: _Array, touched: _Array, size: _Array, run: _Int) -> None:
     """Count the border behind `run`, which is of the new symbol."""
     symbol = runs[runs[run, _AFTER], _SYMBOL]
@@ -338,7 +375,7 @@ def _border_right(runs: _Array, entries: _Array, tally: _Array, touched: _Array,
         tally[symbol, _LIST_RIGHT] = _enlist(entries, size, run, tally[symbol, _LIST_RIGHT])
 
 
-@kernel
+@inner_kernel
 def _put(runs: _Array, run: _Int, before: _Int, symbol: _Int) -> None:
     """Make `run` one of one symbol, behind the run `before`."""
     after = runs[before, _AFTER]
@@ -346,13 +383,13 @@ def _put(runs: _Array, run: _Int, before: _Int, symbol: _Int) -> None:
     runs[before, _AFTER], runs[after, _BEFORE] = run, run
 
 
-@kernel
+@inner_kernel
 def _fresh(size: _Array) -> _Int:
     size[_RUNS] += 1
     return np.int32(size[_RUNS] - 1)
 
 
-@kernel
+@inner_kernel
 def _halve(
     runs: _Array, entries: _Array, tally: _Array, touched: _Array, inside: _Array, size: _Array, run: _Int, new: _Int
 ) -> _Int:
@@ -376,7 +413,7 @@ def _halve(
     return odd
 
 
-@kernel
+@inner_kernel
 def _join(
     runs: _Array, entries: _Array, tally: _Array, touched: _Array, inside: _Array, size: _Array, a: _Int, new: _Int
 ) -> None:
@@ -447,24 +484,36 @@ def _visit(
     left: int,
     right: int,
     new: int,
-) -> None:
-    """Merge all occurrences of a pair in one part. Of what parts share it writes only this part's lists."""
+) -> bool:
+    """Merge the occurrences of a pair in one part, and say whether those were all; else the part must grow first.
+
+    Of what parts share it writes only this part's lists.
+    """
     newest = _NEWEST + part
+    found = np.empty(AHEAD, np.int32)
     entry = pairs[best, newest]
-    pairs[best, newest] = -1
-    while entry >= 0:
-        run, entry = entries[entry, _RUN], np.int64(entries[entry, _OLDER])
-        if runs[run, _SYMBOL] != left:
-            continue
-        if left != right:
-            if runs[runs[run, _AFTER], _SYMBOL] == right:
-                _join(runs, entries, tally, touched, inside, size, run, new)
-        elif runs[run, _REPEATS] > 1:
-            odd = _halve(runs, entries, tally, touched, inside, size, run, new)
-            follower = np.int64(runs[runs[odd, _AFTER], _SYMBOL])
-            if odd != run and follower >= 0:  # the same border as before, but behind another run
-                pair = _known(table, np.int64(left) * width + follower)
-                pairs[pair, newest] = _enlist(entries, size, odd, pairs[pair, newest])
+    while entry >= 0 and size[_RUNS] + _ROOM <= len(runs) and size[_ENTRIES] + _ROOM <= len(entries):
+        # memory is what takes time: many places are asked for at once, before anything depends on what lies there
+        number = 0
+        while entry >= 0 and number < AHEAD:
+            run, entry = entries[entry, _RUN], np.int64(entries[entry, _OLDER])
+            found[number] = run
+            number += left == right or (runs[run, _SYMBOL] == left and runs[runs[run, _AFTER], _SYMBOL] == right)
+        pairs[best, newest] = entry
+        for i in range(number):
+            run = found[i]
+            if runs[run, _SYMBOL] != left:
+                continue
+            if left != right:
+                if runs[runs[run, _AFTER], _SYMBOL] == right:
+                    _join(runs, entries, tally, touched, inside, size, run, new)
+            elif runs[run, _REPEATS] > 1:
+                odd = _halve(runs, entries, tally, touched, inside, size, run, new)
+                follower = np.int64(runs[runs[odd, _AFTER], _SYMBOL])
+                if odd != run and follower >= 0:  # the same border as before, but behind another run
+                    pair = _known(table, np.int64(left) * width + follower)
+                    pairs[pair, newest] = _enlist(entries, size, odd, pairs[pair, newest])
+    return bool(entry < 0)
 
 
 @kernel

@@ -8,7 +8,7 @@ from typing import Any
 
 import numba
 
-__all__ = ["kernel", "loose_kernel"]
+__all__ = ["inner_kernel", "kernel", "loose_kernel"]
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -18,6 +18,14 @@ def kernel(function: Callable[..., Any]) -> Any:
     process compiles anew, instead of failing at import. An edit of any file beside this one makes the kernels anew.
     """
     return _compile(function)
+
+
+def inner_kernel(function: Callable[..., Any]) -> Any:
+    """Return `function` for kernels that call it for every element: it becomes part of each of them.
+
+    A call between kernels counts the references to every array it hands over, which may cost more than what it does.
+    """
+    return numba.njit(nogil=True, inline="always")(function)
 
 
 def loose_kernel(function: Callable[..., Any]) -> Any:

@@ -147,7 +147,8 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
         self._allocate()
         self.alphabet.copy_(torch.from_numpy(alphabet.values))
         self.merges.copy_(torch.from_numpy(pairs))
-        self.neutral.copy_(chunks.mean(dim=(0, 1), dtype=torch.float64))
+        # chunks first: long rows fill vector instructions
+        self.neutral.copy_(torch.from_numpy(chunks.numpy().mean(axis=0, dtype=np.float64).mean(axis=0)))
 
     def _learn(self, coefficients: npt.NDArray[np.int32], room: int) -> tuple[Alphabet, npt.NDArray[np.int32]]:
         """Choose the alphabet and the merges that fill `room` ids.
