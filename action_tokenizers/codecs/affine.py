@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from action_tokenizers.codecs.kernel import kernel
+from action_tokenizers.codecs.kernel import inner_kernel, kernel
 from action_tokenizers.codecs.threads import over_rows
 
-__all__ = ["from_unit", "to_unit"]
+__all__ = ["action_of", "from_unit", "to_unit"]
 
 
 def to_unit(x: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
@@ -74,12 +74,17 @@ def _to_unit_kernel(x: _Array, low: _Array, high: _Array, out: _Array) -> None:
             out[i, j] = np.float32(min(1.0, max(-1.0, z)))
 
 
+@inner_kernel
+def action_of(z: Any, low: Any, high: Any) -> Any:
+    """Return the float32 action of `z`; all three float64. What kernels do of `from_unit`, to the bit."""
+    value = min(1.0, max(-1.0, z))
+    half = (high - low) / 2
+    # from the nearer end, so that both ends come back exactly however different they are in size
+    return np.float32(low + (value + 1) * half if value < 0 else high - (1 - value) * half)
+
+
 @kernel
 def _from_unit_kernel(z: _Array, low: _Array, high: _Array, out: _Array) -> None:
     for i in range(z.shape[0]):
         for j in range(z.shape[1]):
-            value = min(1.0, max(-1.0, np.float64(z[i, j])))
-            bottom, top = np.float64(low[j]), np.float64(high[j])
-            half = (top - bottom) / 2
-            # from the nearer end, so that both ends come back exactly however different they are in size
-            out[i, j] = np.float32(bottom + (value + 1) * half if value < 0 else top - (1 - value) * half)
+            out[i, j] = action_of(np.float64(z[i, j]), np.float64(low[j]), np.float64(high[j]))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from action_tokenizers.codecs.affine import action_of
 from action_tokenizers.codecs.kernel import kernel
 from action_tokenizers.codecs.threads import over_rows
 
@@ -216,8 +217,7 @@ def _actions(centres: _Array, cells: _Array, low: _Array, high: _Array, values: 
         bottom, top = np.float64(low[j]), np.float64(high[j])
         half = (top - bottom) / 2
         for c in range(centres.shape[1]):
-            z = min(1.0, max(-1.0, np.float64(centres[j, c])))
-            values[j, c] = np.float32(bottom + (z + 1) * half if z < 0 else top - (1 - z) * half)
+            values[j, c] = action_of(np.float64(centres[j, c]), bottom, top)
         last = cells[j] - 1
         begin, end = np.float64(centres[j, 0]), np.float64(centres[j, last])
         line[j, 0] = bottom + (begin + 1) * half
@@ -271,8 +271,5 @@ def _decode_each(
             cell = ids[i, j] - first[j]
             if cell < 0 or cell >= cells[j]:
                 return False
-            bottom, top = np.float64(low[j]), np.float64(high[j])
-            half = (top - bottom) / 2
-            z = min(1.0, max(-1.0, np.float64(centres[j, cell])))
-            out[i, j] = np.float32(bottom + (z + 1) * half if z < 0 else top - (1 - z) * half)
+            out[i, j] = action_of(np.float64(centres[j, cell]), np.float64(low[j]), np.float64(high[j]))
     return True

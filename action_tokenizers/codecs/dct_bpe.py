@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from action_tokenizers.codecs.affine import action_of
 from action_tokenizers.codecs.bpe import Merges
 from action_tokenizers.codecs.dct import dct_round
 from action_tokenizers.codecs.kernel import kernel
@@ -147,11 +148,8 @@ def decode_chunks(
             p += 1
         for j in range(d):
             bottom, top = np.float64(low[j]), np.float64(high[j])
-            half = (top - bottom) / 2
             for m in range(width):
-                z = min(1.0, max(-1.0, np.float64(np.float32(chunk[j, m]))))
-                rising, falling = bottom + (z + 1) * half, top - (1 - z) * half
-                actions[j, m] = np.float32(rising if z < 0 else falling)
+                actions[j, m] = action_of(np.float64(np.float32(chunk[j, m])), bottom, top)
         for m in range(t):
             for j in range(d):
                 out[i, m, j] = actions[j, m]

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from action_tokenizers.codecs.kernel import kernel, loose_kernel
+from action_tokenizers.codecs.affine import action_of
+from action_tokenizers.codecs.kernel import inner_kernel, kernel, loose_kernel
 from action_tokenizers.codecs.threads import over_rows
 
-__all__ = ["MOST_SEED", "Books", "build_books", "fit_codebook", "nearest", "nearest_levels"]
+__all__ = ["MOST_SEED", "Books", "build_books", "decode_words", "fit_codebook", "nearest", "nearest_levels"]
 
 _Array = npt.NDArray[Any]
 
@@ -136,16 +137,27 @@ def _pick(scores: torch.Tensor, margin: torch.Tensor, vectors: torch.Tensor, cod
     return index
 
 
-def nearest_levels(vectors: torch.Tensor, books: Books) -> torch.Tensor:
+def nearest_levels(
+    vectors: torch.Tensor,
+    books: Books,
+    *,
+    mean: npt.NDArray[np.float64] | None = None,
+    first: npt.NDArray[np.int64] | None = None,
+) -> torch.Tensor:
     """Return the codeword of each level, nearest to what the levels before it left over, `(n, levels)` int64.
 
     Args:
         vectors: `(n, d)` float, on the CPU.
         books: as `build_books` prepares them.
+        mean: `(d,)`, taken from the vectors first; None: nothing.
+        first: `(levels,)`, added to the numbers of the codewords; None: nothing.
     """
+    # in the kernel, because a preceding operation of torch would keep the other cores busy, see `over_rows`
+    mean = np.zeros(vectors.shape[1]) if mean is None else mean
+    first = np.zeros(len(books.sizes), np.int64) if first is None else first
     source = vectors.detach().contiguous().numpy()
     out = np.empty((len(source), len(books.sizes)), np.int64)
-    over_rows(lambda i, j: _levels(*books, source[i:j], out[i:j]), len(source), least=ROWS)
+    over_rows(lambda i, j: _levels(*books, mean, first, source[i:j], out[i:j]), len(source), least=ROWS)
     return torch.from_numpy(out)
 
 
@@ -157,6 +169,8 @@ def _levels(
     near: _Array,
     norms: _Array,
     reach: _Array,
+    mean: _Array,
+    first: _Array,
     vectors: _Array,
     out: _Array,
 ) -> None:
@@ -167,7 +181,7 @@ def _levels(
         rows = min(ROWS, n - start)
         for i in range(rows):
             for j in range(d):
-                left[i, j] = vectors[start + i, j]
+                left[i, j] = np.float64(vectors[start + i, j]) - mean[j]
         # level by level, so that a codebook stays in cache for all rows
         for level in range(len(sizes)):
             for i in range(rows):
@@ -186,6 +200,7 @@ def _levels(
                 word = out[start + i, level]
                 for j in range(d):
                     left[i, j] -= words[level, word, j]
+                out[start + i, level] = first[level] + word
 
 
 @loose_kernel
@@ -215,7 +230,7 @@ def _least(scores: _Array, row: int) -> Any:
     return least
 
 
-@kernel
+@inner_kernel
 def _choose(scores: _Array, row: int, size: int, margin: Any, vectors: _Array, vector: int, words: _Array) -> int:
     """Return the codeword of least score; within `margin` of it, the truly nearest one."""
     limit = _least(scores, row) + margin
@@ -235,6 +250,36 @@ def _choose(scores: _Array, row: int, size: int, margin: Any, vectors: _Array, v
             if total < least:
                 best, least = k, total
     return best
+
+
+@kernel
+def decode_words(
+    words: _Array, first: int, dims: _Array, low: _Array, high: _Array, ids: _Array, begin: int, step: int, out: _Array
+) -> bool:
+    """Fill the `dims` of `out (n, t, d)` float32 with the actions of codewords, and say whether each id is one of them.
+
+    Args:
+        words: `(k, t / places * dims)` float32, step by step.
+        first: id of the first codeword.
+        dims: int64.
+        low: `(d,)` float32.
+        high: `(d,)` float32.
+        ids: `(n, places * step)` int64; those of these dims are at `begin`, `begin + step`, ...
+        begin: likewise.
+        step: likewise.
+        out: not complete where an id is none.
+    """
+    steps = words.shape[1] // len(dims)
+    for i in range(out.shape[0]):
+        for place in range(out.shape[1] // steps):
+            code = ids[i, place * step + begin] - first
+            if code < 0 or code >= len(words):
+                return False
+            for m in range(steps):
+                for e in range(len(dims)):
+                    j, z = dims[e], np.float64(words[code, m * len(dims) + e])
+                    out[i, place * steps + m, j] = action_of(z, np.float64(low[j]), np.float64(high[j]))
+    return True
 
 
 def fit_codebook(vectors: torch.Tensor, k: int, seed: int) -> torch.Tensor:

@@ -1,13 +1,23 @@
 """Nearest codeword per step or per chunk, over all dims or in groups of dims (BeT)."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from action_tokenizers.base import Progress
-from action_tokenizers.codecs.nearest import MOST_SEED, Books, build_books, fit_codebook, nearest, nearest_levels
+from action_tokenizers.codecs.nearest import (
+    MOST_SEED,
+    Books,
+    build_books,
+    decode_words,
+    fit_codebook,
+    nearest,
+    nearest_levels,
+)
+from action_tokenizers.codecs.threads import over_rows
 from action_tokenizers.errors import ActionValueError
 from action_tokenizers.slots import SlotTokenizer
 
@@ -34,6 +44,9 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
     """
 
     size_names = frozenset({"codewords", "groups"})
+    own_steps: ClassVar[Mapping[str, frozenset[str]]] = {
+        "_decode_whole": frozenset({"_slots", "_groups", "_codebook", "_first_ids"})
+    }
     decode_alone = """
         groups, codewords = config["fitted"]["sizes"]["groups"], config["fitted"]["sizes"]["codewords"]
         codes = ids.reshape(-1, len(groups)) - np.cumsum([0, *codewords[:-1]])
@@ -154,14 +167,35 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
     def _encode(self, chunks: torch.Tensor) -> torch.Tensor:
         b, t, _ = chunks.shape
         places = self._places(t)
-        ids = torch.empty(b, places, len(self._groups()), dtype=torch.int64, device=chunks.device)
-        books = self._books() if chunks.device.type == "cpu" else []
+        books, parts = self._books() if chunks.device.type == "cpu" else [], []
         for g, (dims, first) in enumerate(zip(self._groups(), self._first_ids(), strict=True)):
             codebook, whole = self._codebook(g), dims == list(range(chunks.shape[2]))
             vectors = (chunks if whole else chunks[:, :, dims]).reshape(b * places, codebook.shape[1])
-            found = nearest_levels(vectors, books[g])[:, 0] if books else nearest(vectors, codebook)
-            ids[:, :, g] = found.reshape(b, places) + first
-        return ids.flatten(1)
+            if books:
+                found = nearest_levels(vectors, books[g], first=np.array([first]))
+            else:
+                found = nearest(vectors, codebook) + first
+            parts.append(found.reshape(b, places))
+        return parts[0] if len(parts) == 1 else torch.stack(parts, -1).flatten(1)
+
+    def _decode_whole(self, ids: torch.Tensor, horizon: int, action_dim: int, key: str | None) -> torch.Tensor | None:
+        groups = self._groups()
+        if ids.device.type != "cpu" or ids.shape[1] != self._max_tokens(horizon, action_dim):
+            return None
+        low, high = self._fitted_range().bounds(key)
+        rows, out = ids.contiguous().numpy(), np.empty((len(ids), horizon, action_dim), np.float32)
+        each = [
+            (book.words[0], first, np.array(dims, np.int64))
+            for book, first, dims in zip(self._books(), self._first_ids(), groups, strict=True)
+        ]
+        fine: list[bool] = []
+
+        def decode(i: int, j: int) -> None:
+            for g, (words, first, dims) in enumerate(each):
+                fine.append(decode_words(words, first, dims, low, high, rows[i:j], g, len(groups), out[i:j]))
+
+        over_rows(decode, len(rows))
+        return torch.from_numpy(out) if all(fine) else None
 
     def _decode(self, ids: torch.Tensor, kept: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
         groups, places = self._groups(), self._places(horizon)

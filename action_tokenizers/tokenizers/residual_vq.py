@@ -1,18 +1,25 @@
 """Levels of k-means on residuals of whole chunks, in action space or in a PCA latent; coarse to fine."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from action_tokenizers.base import Progress
-from action_tokenizers.codecs.nearest import MOST_SEED, Books, build_books, fit_codebook, nearest
-from action_tokenizers.codecs.residual import residual_decode, residual_encode
+from action_tokenizers.codecs.nearest import MOST_SEED, Books, build_books, fit_codebook, nearest, nearest_levels
+from action_tokenizers.codecs.residual import decode_levels, residual_decode, residual_encode
+from action_tokenizers.codecs.threads import over_rows
 from action_tokenizers.errors import ActionValueError
 from action_tokenizers.slots import SlotTokenizer
 
 __all__ = ["ResidualVQTokenizer"]
 
 MOST_LEVELS = 1024
+
+# codebooks, mean and each level's first id
+_Tables = tuple[Books, npt.NDArray[np.float64], npt.NDArray[np.int64]]
 
 
 class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
@@ -42,6 +49,7 @@ class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
 
     prefix_decodable = True
     size_names = frozenset({"codewords", "basis"})
+    own_steps: ClassVar[Mapping[str, frozenset[str]]] = {"_decode_whole": frozenset({"_slots", "_levels"})}
     decode_alone = """
         codewords = config["fitted"]["sizes"]["codewords"]
         codes = ids - np.cumsum([0, *codewords[:-1]])
@@ -160,15 +168,37 @@ class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
     def _slot_meaning(self, horizon: int, action_dim: int) -> torch.Tensor:
         return torch.tensor([[-1, -1, level] for level in range(self._max_tokens(horizon, action_dim))])
 
-    def _books(self) -> Books:
-        """Return the kernel's arrays."""
-        return self._tables_of(lambda: build_books(self._levels()))
+    def _tables(self) -> _Tables:
+        """Return the kernels' arrays."""
+        return self._tables_of(self._build_tables)
+
+    def _build_tables(self) -> _Tables:
+        mean, (first, _) = self.mean.double().cpu().numpy(), self._slots(0, 0)
+        return build_books(self._levels()), mean, first.cpu().numpy()
 
     def _encode(self, chunks: torch.Tensor) -> torch.Tensor:
-        first, _ = self._slots(0, 0)
-        vectors = self._project(chunks.flatten(1), self.mean, self.basis)
-        books = self._books() if vectors.device.type == "cpu" else None
-        return residual_encode(vectors, self._levels(), books) + first
+        flat = chunks.flatten(1)
+        if flat.device.type != "cpu":
+            first, _ = self._slots(0, 0)
+            return residual_encode(self._project(flat, self.mean, self.basis), self._levels()) + first
+        books, mean, first_ids = self._tables()
+        if len(self.basis):
+            return nearest_levels(self._project(flat, self.mean, self.basis), books, first=first_ids)
+        return nearest_levels(flat, books, mean=mean, first=first_ids)
+
+    def _decode_whole(self, ids: torch.Tensor, horizon: int, action_dim: int, key: str | None) -> torch.Tensor | None:
+        if ids.device.type != "cpu" or len(self.basis) or ids.shape[1] != len(self._sizes["codewords"]):
+            return None
+        books, mean, first = self._tables()
+        low, high = self._fitted_range().bounds(key)
+        rows, out = ids.contiguous().numpy(), np.empty((len(ids), horizon, action_dim), np.float32)
+        fine: list[bool] = []
+
+        def decode(i: int, j: int) -> None:
+            fine.append(decode_levels(books.words, books.sizes, mean, first, low, high, rows[i:j], out[i:j]))
+
+        over_rows(decode, len(rows))
+        return torch.from_numpy(out) if all(fine) else None
 
     def _decode(self, ids: torch.Tensor, kept: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
         first, _ = self._slots(0, 0)
