@@ -202,7 +202,8 @@ def binning(chunks: int, horizon: int, action_dim: int, seed: int) -> Contest:
         )
     each = (actions.nbytes + ids.nbytes) // chunks  # of every side: float32 and int64
     bytes_each = {operation: dict.fromkeys(sides, each) for operation, sides in jobs.items()}
-    return Contest(f"256 uniform bins, noise {horizon} x {action_dim}", chunks, jobs, notes, bytes_each)
+    name = f"256 uniform bins, {chunks:,} chunks of noise {horizon} x {action_dim}"
+    return Contest(name, chunks, jobs, notes, bytes_each)
 
 
 def copying(megabytes: int, device: str = "cpu") -> Contest:
