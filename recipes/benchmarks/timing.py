@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from action_tokenizers import __version__
+
 __all__ = ["Job", "fresh_process", "machine", "matmul_limit", "single_calls", "spread", "time_jobs", "versions"]
 
 Job = Callable[[], object]
@@ -25,7 +27,6 @@ BRIEF = 1.0  # seconds
 
 # distributions whose versions a result depends on
 PACKAGES = (
-    "action-tokenizers",
     "numpy",
     "numba",
     "torch",
@@ -138,7 +139,7 @@ def _processor() -> str:
 
 def versions() -> dict[str, str]:
     """Return the version of every package, or that it is not installed."""
-    found = {}
+    found = {"action-tokenizers": __version__}  # of the code that runs, installed or not
     for name in PACKAGES:
         try:
             found[name] = version(name)

@@ -12,13 +12,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "recipes" / "benchm
 import timing
 
 
-def test_jobs_are_warmed_up_and_shuffled() -> None:
+@pytest.mark.parametrize(("length", "times"), [(3, 1), (0.5, 2)])
+def test_jobs_are_warmed_up_and_shuffled(length: float, times: int) -> None:
     calls: list[str] = []
     jobs = {name: partial(calls.append, name) for name in "abcd"}
-    seconds = timing.time_jobs(jobs, repeats=5, seed=0)
-    rounds = ["".join(calls[start : start + 4]) for start in range(0, len(calls), 4)]
-    assert rounds[0] == "abcd"
-    assert len(rounds) == 6
+    ticks = count(0, length)
+    seconds = timing.time_jobs(jobs, repeats=5, seed=0, clock=lambda: next(ticks))
+    assert "".join(calls[:4]) == "abcd"
+    warm, timed = calls[4::times], calls[3 + times :: times]  # brief ones twice in a row
+    assert warm == timed
+    rounds = ["".join(timed[start : start + 4]) for start in range(0, len(timed), 4)]
+    assert len(rounds) == 5
     assert all(sorted(one) == list("abcd") for one in rounds)
     assert len(set(rounds)) > 2
     assert {len(times) for times in seconds.values()} == {5}
