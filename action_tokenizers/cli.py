@@ -122,20 +122,24 @@ def _fit(options: argparse.Namespace) -> None:
     if horizon is None:
         raise ActionValueError(f"expected --horizon, because {first.source} does not say its fps")
     relative = Relative(options.relative_to, options.angles) if options.relative_to else None
+    resumed = None if options.resume is None else _output_folder(options.resume)
     with _progress() as progress:
-        for data in sources:
+        for number, data in enumerate(sources):
             if isinstance(data, Episodes):
                 kept = data if options.test is None else data.split(options.test, seed=options.seed, horizon=horizon)[0]
                 sample.add(kept, horizon, options.stride, relative)
                 continue
             part = data if options.test is None else data.split(options.test, seed=options.seed)[0]
             settings = {"k": options.max_chunks, "seed": options.seed, "stride": options.stride, "relative": relative}
-            sample.merge(sample_shards(part, horizon=horizon, progress=progress, **settings))
+            file = None if resumed is None else resumed / f"sample-{number}.safetensors"
+            sample.merge(sample_shards(part, horizon=horizon, progress=progress, resume=file, **settings))
     with _progress() as progress, warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*shorter than the horizon")  # printed below
         tokenizer.fit(sample, progress=progress)
     folder = tokenizer.save_pretrained(options.out)
     facts = _facts_of(tokenizer) | {"skipped_episodes": sample.skipped, "folder": str(folder)}
+    if options.skip_broken:
+        facts |= {"skipped_files": list(sample.skipped_shards), "lost_episodes": sample.lost_episodes}
     _print_facts(facts, options.json)
 
 
@@ -400,12 +404,13 @@ def _load(source: str, options: argparse.Namespace) -> Episodes:
 
 
 def _load_or_open(source: str, options: argparse.Namespace) -> Episodes | Shards:
-    """Load a data set of a fit, or index it where it is large: it is then read file by file, to the same sample."""
-    if not is_large(locate(source, None, None)[0]):
+    """Load a data set of a fit, or index it where it is large or asked to be: then it is read file by file."""
+    by_file = options.skip_broken or options.resume is not None
+    if not by_file and not is_large(locate(source, None, None)[0]):
         return _load(source, options)
     state = options.state if options.relative_to else False
     columns = {"action": options.action, "state": state, "episode": options.episode}
-    return open_shards(source, key=options.key, fps=options.fps, **columns)
+    return open_shards(source, key=options.key, fps=options.fps, skip_broken=options.skip_broken, **columns)
 
 
 def _load_several(options: argparse.Namespace) -> list[Episodes | Shards]:
@@ -664,6 +669,10 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--horizon", type=_positive, help="steps per chunk (one second of data)")
     verb.add_argument("--relative-to", choices=("state", "previous"), help="code actions relative to that")
     verb.add_argument("--test", type=float, metavar="SHARE", help="keep this share of the episodes out, for an audit")
+    verb.add_argument(
+        "--skip-broken", action="store_true", help="leave parquet files out that cannot be read, and say so"
+    )
+    verb.add_argument("--resume", metavar="DIR", help="keep there what was sampled of parquet data, and go on from it")
     verb.add_argument("--angles", type=int, nargs="*", default=(), metavar="DIM", help="relative dims that wrap around")
     _sampling(verb, max_chunks=32768)
     _columns(verb)

@@ -11,7 +11,7 @@ from action_tokenizers.cli import DEMO_DATA, main, parse_spec
 from action_tokenizers.data import smooth_episodes
 from action_tokenizers.errors import ActionValueError
 from tests.fakes.hub import FakeHub
-from tests.fakes.shard_files import recorded, write_frames
+from tests.fakes.shard_files import recorded, truncate, write_frames
 
 
 @pytest.fixture(scope="module")
@@ -501,3 +501,60 @@ def test_sweep_recommends_within_a_budget_and_saves_it(run, data, tmp_path):
     assert "<svg" in (tmp_path / "sweep.html").read_text()
     assert "| recommended | kmeans" in (tmp_path / "sweep.md").read_text()
     assert run("sweep", data, "binning", "--horizon", 8, "--tokens", 1, "--strict")[0] == 1
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """Parquet files; the last holds two whole episodes and no part of another."""
+    pytest.importorskip("pyarrow")
+    episodes = recorded(8)
+    ends = np.cumsum(episodes.lengths)
+    return write_frames(tmp_path / "set", episodes, [int(ends[2]), int(ends[5])])
+
+
+def test_fit_leaves_broken_files_out_only_when_asked_and_says_which(run, shards, tmp_path):
+    last = sorted(path.name for path in shards.rglob("*.parquet"))[-1]
+    truncate(next(shards.rglob(last)))
+    fit = ("fit", "binning", shards, "--horizon", 5, "--out", tmp_path / "tok")
+    code, out, errors = run(*fit)
+    assert (code, out) == (2, "")
+    assert last in errors
+    code, out, _ = run(*fit, "--skip-broken", "--json")
+    assert code == 0
+    assert [Path(name).name for name in facts(out)["skipped_files"]] == [last]
+    provenance = ActionTokenizer.from_pretrained(tmp_path / "tok").provenance
+    assert provenance["skipped_shards"] == facts(out)["skipped_files"]
+    assert provenance["lost_episodes"] == facts(out)["lost_episodes"]
+    code, out, _ = run(*fit, "--skip-broken")
+    assert code == 0
+    assert last in out
+
+
+def test_fit_goes_on_from_what_was_sampled(run, shards, tmp_path, monkeypatch):
+    fit = ("fit", "binning", shards, "--horizon", 5)
+    assert run(*fit, "--out", tmp_path / "whole")[0] == 0
+
+    def interrupted(*_, **__):
+        raise OSError("no space left")
+
+    kept = tmp_path / "kept"
+    with monkeypatch.context() as patch:
+        patch.setattr("action_tokenizers.base.ActionTokenizer.save_pretrained", interrupted)
+        assert run(*fit, "--out", tmp_path / "resumed", "--resume", kept)[0] == 2
+    assert [path.name for path in kept.iterdir()] == ["sample-0.safetensors"]
+    with monkeypatch.context() as patch:  # the actions are not read again
+        patch.setattr("action_tokenizers.data.shards.Shards.read", interrupted)
+        assert run(*fit, "--out", tmp_path / "resumed", "--resume", kept)[0] == 0
+    for file in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "resumed" / file.name).read_bytes() == file.read_bytes()
+    code, _, errors = run(*fit, "--stride", 2, "--out", tmp_path / "other", "--resume", kept)
+    assert code == 2
+    assert "stride" in errors
+
+
+@pytest.mark.parametrize("option", [("--skip-broken",), ("--resume", "kept")])
+def test_only_parquet_is_read_file_by_file(run, data, tmp_path, option, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = run("fit", "binning", data, "--out", tmp_path / "tok", "--fps", 10, *option)
+    assert code == 2
+    assert "parquet" in errors

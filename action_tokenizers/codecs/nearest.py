@@ -24,7 +24,7 @@ BLOCK = 1 << 21
 MARGIN = np.float32(4e-6)
 _PRECISION_LOCK = threading.Lock()
 # the kernel: vectors that meet a codebook while it is in cache, vectors and dims at a time, and codewords in a vector
-ROWS, BESIDE, STEP, WIDTH = 64, 4, 4, 32
+ROWS, BESIDE, STEP, WIDTH = 64, 8, 4, 32
 # k-means sees at most this many vectors, or ROWS_PER_CODEWORD per codeword where that is more
 LEAST_ROWS, ROWS_PER_CODEWORD = 8192, 64
 ITERATIONS = 50
@@ -190,12 +190,17 @@ def _levels(
                     short[i, j] = np.float32(left[i, j] - middle[level, j])
                     square += short[i, j] * short[i, j]
                 margin[i] = MARGIN * (np.sqrt(square) + reach[level]) ** 2
-            for i in range(0, rows, BESIDE):
-                _score(short, i, near[level], norms[level], scores)
-                for b in range(min(BESIDE, rows - i)):
-                    out[start + i + b, level] = _choose(
-                        scores, b, sizes[level], margin[i + b], left, i + b, words[level]
-                    )
+            i = 0
+            while i < rows:
+                beside = BESIDE if rows - i >= BESIDE else 1
+                if beside == 1:
+                    _score_one(short, i, near[level], norms[level], scores)
+                else:
+                    _score(short, i, near[level], norms[level], scores)
+                for b in range(beside):
+                    row = i + b
+                    out[start + row, level] = _choose(scores, b, sizes[level], margin[row], left, row, words[level])
+                i += beside
             for i in range(rows):
                 word = out[start + i, level]
                 for j in range(d):
@@ -205,21 +210,40 @@ def _levels(
 
 @loose_kernel
 def _score(short: _Array, first: int, near: _Array, norms: _Array, scores: _Array) -> None:
-    """Fill `scores (4, k)` with |codeword|² - 2 codeword · vector of the four vectors from `first` on."""
-    width = near.shape[1]
-    for k in range(width):
+    """Fill `scores (8, k)` with |codeword|² - 2 codeword · vector of the eight vectors from `first` on."""
+    for k in range(near.shape[1]):
         scores[0, k] = scores[1, k] = scores[2, k] = scores[3, k] = norms[k]
+        scores[4, k] = scores[5, k] = scores[6, k] = scores[7, k] = norms[k]
     for j in range(0, near.shape[0], STEP):
         a0, a1, a2, a3 = short[first, j], short[first, j + 1], short[first, j + 2], short[first, j + 3]
         b0, b1, b2, b3 = short[first + 1, j], short[first + 1, j + 1], short[first + 1, j + 2], short[first + 1, j + 3]
         c0, c1, c2, c3 = short[first + 2, j], short[first + 2, j + 1], short[first + 2, j + 2], short[first + 2, j + 3]
         d0, d1, d2, d3 = short[first + 3, j], short[first + 3, j + 1], short[first + 3, j + 2], short[first + 3, j + 3]
-        for k in range(width):  # four codebook rows for four vectors: one load serves four products
+        e0, e1, e2, e3 = short[first + 4, j], short[first + 4, j + 1], short[first + 4, j + 2], short[first + 4, j + 3]
+        f0, f1, f2, f3 = short[first + 5, j], short[first + 5, j + 1], short[first + 5, j + 2], short[first + 5, j + 3]
+        g0, g1, g2, g3 = short[first + 6, j], short[first + 6, j + 1], short[first + 6, j + 2], short[first + 6, j + 3]
+        h0, h1, h2, h3 = short[first + 7, j], short[first + 7, j + 1], short[first + 7, j + 2], short[first + 7, j + 3]
+        for k in range(near.shape[1]):  # four codebook rows for eight vectors: one load serves eight products
             w, x, y, z = near[j, k], near[j + 1, k], near[j + 2, k], near[j + 3, k]
             scores[0, k] += a0 * w + a1 * x + a2 * y + a3 * z
             scores[1, k] += b0 * w + b1 * x + b2 * y + b3 * z
             scores[2, k] += c0 * w + c1 * x + c2 * y + c3 * z
             scores[3, k] += d0 * w + d1 * x + d2 * y + d3 * z
+            scores[4, k] += e0 * w + e1 * x + e2 * y + e3 * z
+            scores[5, k] += f0 * w + f1 * x + f2 * y + f3 * z
+            scores[6, k] += g0 * w + g1 * x + g2 * y + g3 * z
+            scores[7, k] += h0 * w + h1 * x + h2 * y + h3 * z
+
+
+@loose_kernel
+def _score_one(short: _Array, row: int, near: _Array, norms: _Array, scores: _Array) -> None:
+    """Fill the first row of `scores` with |codeword|² - 2 codeword · vector of the vector in a row."""
+    for k in range(near.shape[1]):
+        scores[0, k] = norms[k]
+    for j in range(0, near.shape[0], STEP):
+        a0, a1, a2, a3 = short[row, j], short[row, j + 1], short[row, j + 2], short[row, j + 3]
+        for k in range(near.shape[1]):
+            scores[0, k] += a0 * near[j, k] + a1 * near[j + 1, k] + a2 * near[j + 2, k] + a3 * near[j + 3, k]
 
 
 @loose_kernel

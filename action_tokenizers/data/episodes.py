@@ -139,6 +139,7 @@ class Episodes:
 
         Raises:
             FormatError: No known layout, a broken file, or no such column; says what is there.
+            OSError: The system does not let a parquet file be read: too many open files, no permission and the like.
             HubError: The Hub did not serve the data set.
         """
         from action_tokenizers.data.readers import read

@@ -5,7 +5,6 @@ is settled by an index (`index.py`) before any action is read. So files may be r
 processes, and what they deliver together does not depend on it.
 """
 
-import errno
 import json
 import os
 import warnings
@@ -26,6 +25,7 @@ from action_tokenizers.data.readers.columns import Table, column_batches, side_b
 from action_tokenizers.data.readers.detect import layout_of
 from action_tokenizers.data.readers.frames import FrameFiles
 from action_tokenizers.data.readers.recording import State, split_rows
+from action_tokenizers.data.readers.system import raise_of_the_system
 from action_tokenizers.data.sample import ChunkSample
 from action_tokenizers.errors import (
     ActionShapeError,
@@ -42,16 +42,6 @@ Each = Callable[[Callable[[int], Any], Sequence[int], str], Iterable[Any]]  # fu
 
 STREAMED = ("lerobot", "parquet")  # layouts of one row per frame
 FRAMES = 1 << 16  # of one piece: some megabytes, whatever the size of a file
-# what the system says of this machine or this moment, not of the file: the same file may be read later or elsewhere
-NOT_BROKEN = frozenset(
-    getattr(errno, name)
-    for name in (
-        *("EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EINTR"),
-        *("EACCES", "EPERM", "ENOSPC", "EDQUOT", "EROFS"),
-        *("ESTALE", "ETIMEDOUT", "ENOTCONN", "ECONNRESET", "ECONNREFUSED", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN"),
-    )
-    if hasattr(errno, name)
-)
 
 
 class BrokenFile(Exception):
@@ -359,7 +349,7 @@ def open_shards(
     try:
         files = _described(path, layout, action, state, episode)
     except FormatError as error:
-        _raise_of_the_system(error, name)
+        raise_of_the_system(error, name)
         raise
     if files.doubt:
         warnings.warn(files.doubt, UserWarning, stacklevel=2)
@@ -501,18 +491,7 @@ def _told(name: str) -> Iterator[None]:
     except (ImportError, MemoryError, GeneratorExit, Warning):
         raise
     except Exception as error:
-        _raise_of_the_system(error, name)
+        raise_of_the_system(error, name)
         if isinstance(error, ActionTokenizerError):
             raise type(error)(f"{name}: {error}") from error
         raise FormatError(f"{name}: expected a readable parquet file, got {type(error).__name__}: {error}") from error
-
-
-def _raise_of_the_system(error: BaseException, name: str) -> None:
-    """Raise the error below this one that says nothing about the file, if there is such."""
-    below: BaseException | None = error
-    while below is not None:
-        if isinstance(below, MemoryError):
-            raise below
-        if isinstance(below, OSError) and below.errno in NOT_BROKEN:
-            raise type(below)(below.errno, f"{name}: {below.strerror}") from error
-        below = below.__cause__

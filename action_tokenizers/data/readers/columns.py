@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from action_tokenizers.data.readers.system import raise_of_the_system
 from action_tokenizers.errors import FormatError
 from action_tokenizers.extras import require
 
@@ -121,6 +122,7 @@ def _open(path: Path) -> Any:
 
 
 def _broken(path: Path, error: Exception) -> FormatError:
+    raise_of_the_system(error, path.name)
     return FormatError(f"expected a whole parquet file at {path.name}, got {error}: copy or fetch it again")
 
 

@@ -11,6 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "recipes" / "benchm
 
 import timing
 
+import action_tokenizers
+
 
 @pytest.mark.parametrize(("length", "times"), [(3, 1), (0.5, 2)])
 def test_jobs_are_warmed_up_and_shuffled(length: float, times: int) -> None:
@@ -60,10 +62,11 @@ def test_what_was_measured_on() -> None:
     assert timing.matmul_limit(64, 2, 0) > 0
     found = timing.versions()
     assert found["numpy"] != "not installed"
-    assert set(found) == set(timing.PACKAGES)
+    assert set(found) == {"action-tokenizers", *timing.PACKAGES}
+    assert found["action-tokenizers"] == action_tokenizers.__version__
     assert timing.machine()["cores"] >= 1
 
 
 def test_a_missing_package_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "PACKAGES", ("no-such-distribution",))
-    assert timing.versions() == {"no-such-distribution": "not installed"}
+    assert timing.versions()["no-such-distribution"] == "not installed"
