@@ -165,7 +165,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
     def _encode_actions(self, chunks: torch.Tensor, key: str | None) -> torch.Tensor:
         """Return the ids of `chunks (b, t, d)` as they came, in units of action; NaN and inf are refused.
 
-        A family may do all of it in one pass over memory, to the same ids.
+        A family may do all of it in one pass over memory, to the same ids; the range is then a plain `Range`.
         """
         refuse_odd(chunks)
         return self._encode(self._fitted_range().to_unit(chunks, key))
@@ -173,7 +173,8 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
     def _decode_whole(self, ids: torch.Tensor, horizon: int, action_dim: int, key: str | None) -> torch.Tensor | None:
         """Return the actions of ids, each row of which is exactly one chunk, in one pass; or None.
 
-        None where a row is anything else, or where the family has no such pass: then `_parse` and `_decode` tell.
+        None where a row is anything else, or where the family has no such pass: then `_parse` and `_decode` tell. The
+        range is a plain `Range`.
         """
         return None
 
@@ -383,7 +384,10 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         if action_is_pad is not None:
             refuse_odd(chunks)  # also in what is padding
             chunks = hold_last(chunks, open_mask(action_is_pad, chunks.shape[:2], chunks.device))
-        return give_back(self._encode_actions(chunks, key))
+        # a short cut knows the affine map and no other range
+        if type(fitted) is Range:
+            return give_back(self._encode_actions(chunks, key))
+        return give_back(ActionTokenizer._encode_actions(self, chunks, key))
 
     @_plainly
     def decode(
@@ -416,8 +420,10 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         if time_horizon is not None and horizon not in (None, time_horizon):
             raise ActionShapeError(f"expected one horizon, got horizon={horizon} and time_horizon={time_horizon}")
         shape = self._shape(time_horizon if horizon is None else horizon, action_dim)
-        if errors == "strict" and type(self)._decode_whole is not ActionTokenizer._decode_whole:
-            rows, give_back = open_ids(ids, self._fitted_range().low.device, self.pad_id)
+        fitted = self._fitted_range()
+        has_short_cut = type(self)._decode_whole is not ActionTokenizer._decode_whole and type(fitted) is Range
+        if errors == "strict" and has_short_cut:
+            rows, give_back = open_ids(ids, fitted.low.device, self.pad_id)
             actions = self._decode_whole(rows, *shape, key)
             if actions is not None:
                 return give_back(actions)
@@ -581,7 +587,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         """Return what `build` makes of the buffers, kept until one of them is replaced or changed in place.
 
         Averages of weights, broadcasts between processes and loaded checkpoints write into the buffers there are.
-        Their counters tell, except inside `torch.inference_mode`, whose tensors have none.
+        Their counters tell, except of tensors made inside `torch.inference_mode` and of writes through `.data`.
         """
         buffers: Any = self._buffers.values()
         try:

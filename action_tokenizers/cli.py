@@ -29,10 +29,11 @@ from action_tokenizers.data import (
     chunks,
     default_horizon,
     open_shards,
-    sample_shards,
 )
 from action_tokenizers.data.episodes import locate
-from action_tokenizers.data.streaming import is_large
+from action_tokenizers.data.readers.detect import layout_of
+from action_tokenizers.data.shards import STREAMED
+from action_tokenizers.data.streaming import complete, empty_sample, is_large, sample_files
 from action_tokenizers.diagnostics.along import two_valued
 from action_tokenizers.diagnostics.audit import audit
 from action_tokenizers.diagnostics.compare import COLUMNS, Comparison, compare
@@ -112,7 +113,10 @@ def _demo(options: argparse.Namespace) -> None:
 def _fit(options: argparse.Namespace) -> None:
     if options.angles and not options.relative_to:
         raise ActionValueError("expected --relative-to beside --angles: only relative dims wrap around; got none")
-    _output_folder(options.out)
+    out = _output_folder(options.out)
+    kept = None if options.resume is None else _output_folder(options.resume)
+    if kept is not None and kept.resolve() == out.resolve():
+        raise ActionValueError(f"expected --resume another folder than --out, got {options.out} for both")
     kind, params = parse_spec(options.spec)
     tokenizer = _unfitted(kind, {"horizon": options.horizon} | params)
     sources = _load_several(options)
@@ -122,23 +126,25 @@ def _fit(options: argparse.Namespace) -> None:
     if horizon is None:
         raise ActionValueError(f"expected --horizon, because {first.source} does not say its fps")
     relative = Relative(options.relative_to, options.angles) if options.relative_to else None
-    resumed = None if options.resume is None else _output_folder(options.resume)
     with _progress() as progress:
         for number, data in enumerate(sources):
             if isinstance(data, Episodes):
-                kept = data if options.test is None else data.split(options.test, seed=options.seed, horizon=horizon)[0]
-                sample.add(kept, horizon, options.stride, relative)
+                part = data if options.test is None else data.split(options.test, seed=options.seed, horizon=horizon)[0]
+                sample.add(part, horizon, options.stride, relative)
                 continue
-            part = data if options.test is None else data.split(options.test, seed=options.seed)[0]
-            settings = {"k": options.max_chunks, "seed": options.seed, "stride": options.stride, "relative": relative}
-            file = None if resumed is None else resumed / f"sample-{number}.safetensors"
-            sample.merge(sample_shards(part, horizon=horizon, progress=progress, resume=file, **settings))
+            shards = data if options.test is None else data.split(options.test, seed=options.seed)[0]
+            found = empty_sample(shards, options.max_chunks, options.seed, None, horizon, options.stride)
+            file = None if kept is None else kept / f"sample-{number}.safetensors"
+            files = range(len(shards))
+            sample_files(shards, files, found, options.stride, relative, file, progress=progress, whole=True)
+            # one that is empty may still be one of several
+            sample.merge(complete(found, shards) if len(found) or len(sources) == 1 else found)
     with _progress() as progress, warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*shorter than the horizon")  # printed below
         tokenizer.fit(sample, progress=progress)
     folder = tokenizer.save_pretrained(options.out)
     facts = _facts_of(tokenizer) | {"skipped_episodes": sample.skipped, "folder": str(folder)}
-    if options.skip_broken:
+    if options.skip_broken and (options.json or sample.skipped_shards or sample.lost_episodes):
         facts |= {"skipped_files": list(sample.skipped_shards), "lost_episodes": sample.lost_episodes}
     _print_facts(facts, options.json)
 
@@ -405,12 +411,15 @@ def _load(source: str, options: argparse.Namespace) -> Episodes:
 
 def _load_or_open(source: str, options: argparse.Namespace) -> Episodes | Shards:
     """Load a data set of a fit, or index it where it is large or asked to be: then it is read file by file."""
+    path = locate(source, None, None)[0]
     by_file = options.skip_broken or options.resume is not None
-    if not by_file and not is_large(locate(source, None, None)[0]):
+    if layout_of(path) not in STREAMED or not (by_file or is_large(path)):
         return _load(source, options)
-    state = options.state if options.relative_to else False
+    state = options.state if options.relative_to or options.state is not None else False
     columns = {"action": options.action, "state": state, "episode": options.episode}
-    return open_shards(source, key=options.key, fps=options.fps, skip_broken=options.skip_broken, **columns)
+    found = open_shards(source, key=options.key, fps=options.fps, skip_broken=options.skip_broken, **columns)
+    # a single recording is split in time, which needs all of it
+    return found if options.test is None or found.episodes > 1 else _load(source, options)
 
 
 def _load_several(options: argparse.Namespace) -> list[Episodes | Shards]:
@@ -599,7 +608,10 @@ def _write_report(comparison: Comparison, folder: Path, *, page: bool) -> list[P
 def _output_folder(out: str) -> Path:
     """Make the folder before the work, so that no result is lost to a folder that cannot be written."""
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"expected a folder or a new name, got {out}, where a file is") from error
     if not os.access(folder, os.W_OK):
         raise PermissionError(f"expected a folder that can be written, got {out}")
     return folder

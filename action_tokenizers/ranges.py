@@ -49,6 +49,7 @@ class Range(nn.Module):
 
     low: torch.Tensor
     high: torch.Tensor
+    _views: tuple[Any, _Floats, _Floats] | None = None
 
     def __init__(self, low: Any, high: Any, keys: Sequence[str] = ("default",)) -> None:
         super().__init__()
@@ -61,7 +62,6 @@ class Range(nn.Module):
         if len(set(keys)) != len(keys):
             raise ActionValueError(f"expected distinct keys, got {list(keys)}")
         self.keys = tuple(keys)
-        self._views: tuple[tuple[int, int], _Floats, _Floats] | None = None
         self.register_buffer("low", lower.clone())
         self.register_buffer("high", upper.clone())
         if not self.low.is_meta:
@@ -96,7 +96,7 @@ class Range(nn.Module):
         row, low, high = self.index(key), buffers["low"], buffers["high"]
         if not low.is_cpu:
             return low.cpu().numpy()[row], high.cpu().numpy()[row]
-        places, kept = (low.data_ptr(), high.data_ptr()), self._views
+        places, kept = (low.data_ptr(), high.data_ptr(), low.shape, high.shape), self._views
         if kept is None or kept[0] != places:
             # arrays over the same memory: they follow what is written into it, and nothing else can come to lie there
             kept = self._views = (places, low.numpy(), high.numpy())

@@ -29,6 +29,7 @@ from action_tokenizers.base import SHORT_CUTS, range_of
 from action_tokenizers.data.chunks import chunks
 from action_tokenizers.data.synthetic import smooth_chunks, smooth_episodes
 from action_tokenizers.errors import ActionTokenizerError, UnknownTokenizerError
+from action_tokenizers.ranges import OpenRange
 from action_tokenizers.registry import known_types, tokenizer_class
 from tests.fakes.composite import CompositeTokenizer
 from tests.fakes.damage import accept_allowed, accept_repair
@@ -590,6 +591,43 @@ class TestShortCuts:
         rough = Rough(horizon=5).fit(ACTIONS)
         decoded = rough.decode(rough.encode(ACTIONS))
         np.testing.assert_allclose(decoded, np.repeat(decoded[:, :1], 5, 1), atol=1e-6)
+
+    def test_steps_of_codebook_families_count_too(self):
+        class LaterWords(KMeansTokenizer):
+            def _first_ids(self):
+                return [first + 5 for first in super()._first_ids()]
+
+        class FewLevels(ResidualVQTokenizer):
+            def _slots(self, horizon, action_dim):
+                first, count = super()._slots(horizon, action_dim)
+                return first, count // 2
+
+        words = LaterWords(codebook_size=8).fit(ACTIONS)
+        ids = KMeansTokenizer(codebook_size=8).fit(ACTIONS).encode(ACTIONS)
+        np.testing.assert_array_equal(words.encode(ACTIONS), ids + 5)
+        np.testing.assert_array_equal(words.decode(ids + 5), words.try_decode(ids + 5)[0])
+        few = FewLevels(codebook_size=8).fit(ACTIONS)
+        with pytest.raises(TokenError):
+            few.decode(few.encode(ACTIONS))
+
+    @pytest.mark.parametrize("kind", [BinningTokenizer, FASTTokenizer, KMeansTokenizer, ResidualVQTokenizer])
+    def test_another_range_is_followed(self, kind):
+        actions = np.clip(ACTIONS, -1, 1)
+        tokenizer = kind(horizon=5, range="unit").fit(actions)
+        ids = tokenizer.encode(actions)
+        tokenizer.range = OpenRange(2 * tokenizer.range.low, 2 * tokenizer.range.high)  # it maps nothing
+        np.testing.assert_array_equal(tokenizer.encode(actions), ids)
+        np.testing.assert_array_equal(tokenizer.decode(ids), tokenizer.try_decode(ids)[0])
+
+    @pytest.mark.parametrize(("kind", "name"), [(KMeansTokenizer, "codebook_0"), (ResidualVQTokenizer, "mean")])
+    def test_decoding_uses_the_buffers_as_they_are(self, kind, name):
+        tokenizer = kind(horizon=5).fit(ACTIONS)
+        ids = tokenizer.encode(ACTIONS)
+        before = tokenizer.decode(ids)
+        tokenizer.get_buffer(name).data.add_(0.25)  # no counter tells
+        after = tokenizer.decode(ids)
+        assert (after != before).any()
+        np.testing.assert_array_equal(after, tokenizer.try_decode(ids)[0])
 
     def test_tables_follow_buffers_changed_in_place(self):
         """As averages of weights and broadcasts between processes change them."""

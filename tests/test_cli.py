@@ -553,8 +553,49 @@ def test_fit_goes_on_from_what_was_sampled(run, shards, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("option", [("--skip-broken",), ("--resume", "kept")])
-def test_only_parquet_is_read_file_by_file(run, data, tmp_path, option, monkeypatch):
+def test_what_is_not_read_file_by_file_is_loaded(run, data, shards, tmp_path, option, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, _, errors = run("fit", "binning", data, "--out", tmp_path / "tok", "--fps", 10, *option)
+    for sets, more in ([data], ()), ([data, shards], ()), ([shards, data], ("--test", 0.3)):
+        fit = ("fit", "binning", *sets, "--horizon", 5, *more)
+        assert run(*fit, "--out", tmp_path / "plain")[0] == 0
+        assert run(*fit, "--out", tmp_path / "other", *option)[0] == 0
+        for file in (tmp_path / "plain").iterdir():
+            assert (tmp_path / "other" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_single_recording_is_split_in_time_also_with_resume(run, tmp_path):
+    pytest.importorskip("pyarrow")
+    one = write_frames(tmp_path / "one", smooth_episodes(1, length=(100, 100), action_dim=2, seed=0, fps=10.0))
+    fit = ("fit", "binning", one, "--horizon", 5, "--test", 0.2)
+    assert run(*fit, "--out", tmp_path / "plain")[0] == 0
+    assert run(*fit, "--out", tmp_path / "other", "--resume", tmp_path / "kept")[0] == 0
+    for file in (tmp_path / "plain").iterdir():
+        assert (tmp_path / "other" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_set_without_a_chunk_may_be_one_of_several(run, shards, tmp_path):
+    pytest.importorskip("pyarrow")
+    short = write_frames(tmp_path / "short", smooth_episodes(3, length=(4, 4), action_dim=3, seed=0, fps=10.0))
+    code, out, _ = run(
+        "fit", "binning", shards, short, "--horizon", 5, "--out", tmp_path / "a", "--resume", tmp_path / "k", "--json"
+    )
+    assert code == 0
+    assert facts(out)["skipped_episodes"] >= 3
+    code, _, errors = run("fit", "binning", short, "--horizon", 5, "--out", tmp_path / "b", "--resume", tmp_path / "l")
     assert code == 2
-    assert "parquet" in errors
+    assert "horizon 5" in errors
+
+
+def test_where_to_keep_the_sample_is_looked_at_first(run, shards, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("x")
+    for wrong in (file, file / "below"):
+        code, _, errors = run("fit", "binning", shards, "--out", tmp_path / "tok", "--resume", wrong)
+        assert code == 2
+        assert "expected a folder or a new name" in errors
+    code, _, errors = run("fit", "binning", shards, "--out", tmp_path / "tok", "--resume", tmp_path / "tok")
+    assert code == 2
+    assert "another folder" in errors
+    code, _, errors = run("fit", "binning", shards, "--state", "nonsense", "--out", tmp_path / "tok", "--skip-broken")
+    assert code == 2
+    assert "nonsense" in errors

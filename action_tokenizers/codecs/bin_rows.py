@@ -7,6 +7,7 @@ binary search among the few edges of one grid cell. For many ids the actions of 
 lie on a line to the last bit, as those of equally wide cells mostly do, it takes their place.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -223,7 +224,8 @@ def _actions(centres: _Array, cells: _Array, low: _Array, high: _Array, values: 
         line[j, 0] = bottom + (begin + 1) * half
         line[j, 1] = (end - begin) / max(1, last) * half
         for c in range(cells[j]):
-            is_line &= np.float32(line[j, 0] + line[j, 1] * np.float64(c)) == values[j, c]
+            on_line = np.float32(line[j, 0] + line[j, 1] * np.float64(c))
+            is_line &= on_line == values[j, c] and math.copysign(1.0, on_line) == math.copysign(1.0, values[j, c])
     return is_line
 
 

@@ -54,7 +54,6 @@ _IN_LEFT, _IN_RIGHT, _IN_NEW, _LIST_NEW = 0, 1, 2, 3
 AHEAD = 256
 _ROOM = 4 * AHEAD
 # symbols that are worth a part, and occurrences that are worth waking threads
-AHEAD = 256  # entries looked up together
 PART, MANY = 1 << 20, 1 << 10
 
 

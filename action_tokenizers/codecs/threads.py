@@ -5,9 +5,10 @@ parent had encoded, and its work queue aborts when two threads enter it at once.
 """
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 
 import torch
@@ -19,6 +20,7 @@ BLOCKS = 4
 
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
+_lock = threading.Lock()
 
 
 def over_rows(kernel: Callable[[int, int], None], rows: int, *, least: int = 256) -> None:
@@ -38,21 +40,30 @@ def over_rows(kernel: Callable[[int, int], None], rows: int, *, least: int = 256
     left = deque(pairwise([rows * i // blocks for i in range(blocks + 1)]))
 
     def work() -> None:
-        try:
-            while left:
-                kernel(*left.popleft())
-        except BaseException:
-            left.clear()
-            raise
+        while True:
+            try:
+                span = left.popleft()
+            except IndexError:  # asked for and not looked at before: another thread may take the last one in between
+                return
+            try:
+                kernel(*span)
+            except BaseException:
+                left.clear()
+                raise
 
-    futures = [_workers(threads).submit(work) for _ in range(threads - 1)]
+    begun: list[Future[None]] = []
     try:
+        for _ in range(threads - 1):
+            begun.append(_workers(threads).submit(work))
         work()
     finally:
-        begun = [future for future in futures if not future.cancel()]
-        wait(begun)  # nobody writes to the caller's arrays after this call
+        left.clear()
+        wait(
+            [future for future in begun if not future.cancel()]
+        )  # nobody writes to the caller's arrays after this call
     for future in begun:
-        future.result()
+        if not future.cancelled():
+            future.result()
 
 
 def _workers(threads: int) -> ThreadPoolExecutor:
@@ -60,15 +71,18 @@ def _workers(threads: int) -> ThreadPoolExecutor:
     pool = _pool
     if pool is None or _pool_size < threads:
         # a smaller pool may be in use by another thread: it is left to finish and collected then
-        pool = _pool = ThreadPoolExecutor(threads, thread_name_prefix="action_tokenizers")
-        _pool_size = threads
+        with _lock:
+            pool = _pool
+            if pool is None or _pool_size < threads:
+                pool = _pool = ThreadPoolExecutor(threads, thread_name_prefix="action_tokenizers")
+                _pool_size = threads
     return pool
 
 
 def _forget_pool() -> None:
     """The threads do not survive a fork: the child starts its own."""
-    global _pool
-    _pool = None
+    global _pool, _lock
+    _pool, _lock = None, threading.Lock()  # another thread may have held the old one
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,5 +1,6 @@
 """The data door's checks: arrays become float32, unusable values are refused with their place."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ __all__ = [
     "IntArray",
     "as_float32",
     "checked_chunks",
+    "checked_fps",
     "episode_matrices",
     "first_nonfinite",
     "refuse_nonfinite",
@@ -45,6 +47,13 @@ def first_nonfinite(array: FloatArray) -> tuple[int, ...] | None:
     if finite.all():
         return None
     return tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), array.shape))
+
+
+def checked_fps(fps: float) -> float:
+    """Return `fps` as a float; ActionValueError unless it is positive and finite."""
+    if not (math.isfinite(fps) and fps > 0):
+        raise ActionValueError(f"expected fps > 0, got {fps}: pass None where it is unknown")
+    return float(fps)
 
 
 def refuse_nonfinite(array: FloatArray, axes: tuple[str, ...], where: str = "") -> None:

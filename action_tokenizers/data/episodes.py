@@ -1,6 +1,5 @@
 """Recorded episodes: named arrays that every later step may trust to be whole, float32 and finite."""
 
-import math
 import os
 import re
 import warnings
@@ -12,7 +11,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from action_tokenizers.data.door import FloatArray, episode_matrices
+from action_tokenizers.data.door import FloatArray, checked_fps, episode_matrices
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
 
 __all__ = ["Episodes", "angle_jumps", "default_horizon", "locate"]
@@ -76,7 +75,7 @@ class Episodes:
         if self.action_is_pad is not None:
             settled["action_is_pad"] = [_mask(mask) for mask in self.action_is_pad]
         if self.fps is not None:
-            settled["fps"] = float(self.fps)
+            settled["fps"] = checked_fps(self.fps)
         if self.action_names is not None:
             settled["action_names"] = tuple(str(name) for name in self.action_names)
         for field, value in settled.items():
@@ -98,8 +97,6 @@ class Episodes:
                 raise ActionShapeError(
                     f"expected {what} of the same lengths as the actions {_short(self.lengths)}, got {_short(got)}"
                 )
-        if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
-            raise ActionValueError(f"expected fps > 0, got {self.fps}: pass None where it is unknown")
         if not self.key:
             raise ActionValueError("expected a key of at least one character, got an empty one")
         if self.action_names is not None and len(self.action_names) != self.action_dim:
@@ -139,7 +136,7 @@ class Episodes:
 
         Raises:
             FormatError: No known layout, a broken file, or no such column; says what is there.
-            OSError: The system does not let a parquet file be read: too many open files, no permission and the like.
+            OSError: The system does not let a file be read: too many open files, no permission and the like.
             HubError: The Hub did not serve the data set.
         """
         from action_tokenizers.data.readers import read

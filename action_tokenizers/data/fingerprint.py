@@ -36,6 +36,7 @@ def fingerprints(chunks: FloatArray, episode: IntArray) -> list[str]:
     order = np.argsort(words, kind="stable")
     kept: set[int] = set()
     done: set[int] = set()  # episodes: those whose smallest hash is kept
+    episodes = len(np.unique(episode))
     # in ascending order and no further than needed: to look whether a chunk tells costs more than its hash
     for begin in range(0, len(order), LOOK):
         rows = order[begin : begin + LOOK]
@@ -44,7 +45,7 @@ def fingerprints(chunks: FloatArray, episode: IntArray) -> list[str]:
             if owner not in done:
                 done.add(owner)
                 kept.add(word)
-                if len(kept) == KEPT:
+                if len(kept) == KEPT or len(done) == episodes:
                     return [f"{word:016x}" for word in sorted(kept)]
     return [f"{word:016x}" for word in sorted(kept)]
 

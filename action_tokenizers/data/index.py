@@ -133,12 +133,13 @@ def runs_of(files: FrameFiles, number: int) -> Runs:
 
 
 def contents_of(path: Path, columns: Sequence[str]) -> str:
-    """Return a digest of what a file holds in some columns: equal contents, equal digest, on every machine.
+    """Return a digest of a file by what it holds in some columns: a copy has the same one on every machine.
 
-    It is over the footer (statistics, places and sizes of every column) and the stored bytes of the columns: all of
-    them up to 2 MiB, of more 32 blocks of 64 KiB in even distances, the first and the last included. So files that were
-    written anew are told apart whatever their sizes; a few values that were changed in place in a file of more may
-    escape where its writer keeps no statistics or the extremes stay.
+    It is over the footer (of every column the places and sizes and, where the writer keeps them, the statistics) and
+    the stored bytes of the columns: all of them up to 2 MiB, of more 32 blocks of 64 KiB in even distances, the first
+    and the last included. So every change of columns of up to 2 MiB is noticed. Of more, what changes one of those
+    blocks, the number of rows, the stored size of a column or an extreme of one of its row groups is; what leaves all
+    of these may not be, as one other value that is stored without compression, also in a file written anew.
     """
     state = blake2b(digest_size=16)
     with path.open("rb") as file:

@@ -323,4 +323,6 @@ class ChunkSample:
     def _note(self, key: str, count: int, seen: Extent) -> None:
         low, high = self._extent.get(key, seen)
         self._count[key] = self._count.get(key, 0) + count
-        self._extent[key] = (np.minimum(low, seen[0]), np.maximum(high, seen[1]))
+        # of 0.0 and -0.0 the extreme is the one that comes last: adding a zero leaves but one of them
+        zero = np.float32(0)
+        self._extent[key] = (np.minimum(low, seen[0]) + zero, np.maximum(high, seen[1]) + zero)

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from action_tokenizers.data.door import FloatArray, refuse_nonfinite
+from action_tokenizers.data.readers.system import raise_of_the_system
 from action_tokenizers.data.relative import Relative
 from action_tokenizers.errors import FormatError
 
@@ -40,22 +42,36 @@ def write(sample: "ChunkSample", path: str | os.PathLike[str], progress: Mapping
     """Write the file beside its place and move it there: readers see all of it or none.
 
     `progress` is kept beside the sample, in the same file, for `progress_of`.
+
+    Raises:
+        OSError: It cannot be written, because the disk is full and the like; names the file, of which an older version
+            stays as it is.
     """
     from safetensors.numpy import save
 
     header, tensors = _contents(sample)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target = Path(path).absolute()
     metadata = {"sample": header}
     if progress is not None:
         metadata["progress"] = json.dumps(progress, sort_keys=True)
     data = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, metadata)
     temporary = target.with_name(f".{target.name}.{token_hex(4)}")
     try:
-        temporary.write_bytes(data)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut leaves the new name without the new bytes
         os.replace(temporary, target)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"expected to write a sample to {target}, got {error.strerror}: make room there or give another path, "
+            "and call again; what was written there before is as it was",
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def read(path: str | os.PathLike[str]) -> "ChunkSample":
@@ -83,18 +99,26 @@ def read(path: str | os.PathLike[str]) -> "ChunkSample":
 
 
 def progress_of(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what `write` was given as `progress`; FormatError where the file has none."""
+    """Return what `write` was given as `progress`.
+
+    Raises:
+        FormatError: The file has none, or is cut short or empty.
+        OSError: The system does not let it be read.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
             progress = json.loads((file.metadata() or {}).get("progress", "null"))
     except (OSError, SafetensorError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise FormatError(f"expected an unfinished chunk sample at {Path(path).name}, got {error}") from error
+        raise_of_the_system(error, str(path))
+        raise FormatError(
+            f"expected an unfinished chunk sample at {Path(path).absolute()}, got {error}: delete it to begin anew"
+        ) from error
     if not isinstance(progress, dict):
         raise FormatError(
-            f"expected an unfinished chunk sample at {Path(path).name}, got a file without progress: "
-            "give another path to resume from, or delete that file"
+            f"expected an unfinished chunk sample at {Path(path).absolute()}, got a file without progress: "
+            "give another path to resume from, or delete it to begin anew"
         )
     return progress
 

@@ -11,13 +11,15 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from errno import ENOENT
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from action_tokenizers.data.door import IntArray
+from action_tokenizers.data.door import IntArray, checked_fps
 from action_tokenizers.data.episodes import HUB_FILES, Episodes, locate
 from action_tokenizers.data.index import EpisodeTable, Runs, runs_of, tabulate
 from action_tokenizers.data.priority import identity_hash, priorities
@@ -179,8 +181,8 @@ class Shards:
 
         Args:
             number: Of the file.
-            cut_off: Takes the name of the last episode where it goes on in another file that cannot be read; without
-                it that is an error.
+            cut_off: Takes the number of another file that cannot be read, where the last episode goes on in it and is
+                left out; without it that is an error.
 
         Raises:
             FormatError: The file cannot be read, or has rows of another width; names it.
@@ -195,26 +197,26 @@ class Shards:
         with closing(_Cursor(self, number)) as cursor:
             # the one that needs another file comes by itself: where that file is broken, only it is lost
             for some in _pieces(length[: len(at) - 1] if beyond else length):
-                yield self._piece(cursor, at[some])
+                yield self._episodes(self._rows(cursor, at[some]), at[some])
             if not beyond:
                 return
             try:
-                piece = self._piece(cursor, at[-1:])
+                rows = self._rows(cursor, at[-1:])
             except MissingExtraError:
                 raise
             except ActionTokenizerError:
                 if cut_off is None or cursor.number == number:
                     raise
-                cut_off.append(int(self.table.name[at[-1]]))
+                cut_off.append(cursor.number)
                 return
-            yield piece
+            yield self._episodes(rows, at[-1:])
 
     def pieces(self, number: int, cut_off: list[int]) -> Iterator[Episodes]:
         """Yield what `read` does; under `skip_broken` a file that cannot be used is told apart from any other mistake.
 
         Args:
             number: Of the file.
-            cut_off: Takes, under `skip_broken`, the name of an episode that a broken file cuts off.
+            cut_off: Takes, under `skip_broken`, the number of a broken file that cuts off the last episode.
 
         Raises:
             BrokenFile: Under `skip_broken`, where `read` raises an ActionTokenizerError.
@@ -247,16 +249,17 @@ class Shards:
         )
 
     def here(self) -> Self:
-        """Return the data set as this machine has it: a copy of the Hub is fetched where there is none yet."""
-        if self.hub is None or self.files.root.is_dir():
-            return self
-        from action_tokenizers.download import fetch
+        """Return the data set as this machine has it: a copy of the Hub is fetched where a file is missing.
 
-        repository, commit = self.hub
-        return replace(self, files=replace(self.files, root=fetch(repository, HUB_FILES, revision=commit)))
+        Raises:
+            FileNotFoundError: A file that is not on this machine, which does not make it a broken one.
+            HubError: The Hub did not serve the data set.
+        """
+        files = _at_hand(self.files, self.hub, self.files.files)
+        return self if files is self.files else replace(self, files=files)
 
     def fingerprint(self) -> str:
-        """Return a digest of what would be read: files, their contents (see `contents_of`), columns and episodes."""
+        """Return a digest of what would be read: files, columns, episodes, contents as far as `contents_of` goes."""
         facts = [
             self.source,
             self.key,
@@ -279,17 +282,20 @@ class Shards:
         begin, end = np.searchsorted(self.table.file, [number, number + 1])  # it is in the order of the files
         return np.arange(begin, end, dtype=np.int64)[self.table.kept[begin:end]]
 
-    def _piece(self, cursor: "_Cursor", at: IntArray) -> Episodes:
-        """Return the episodes `at` of the table, which lie ahead of the cursor."""
+    def _rows(self, cursor: "_Cursor", at: IntArray) -> Table:
+        """Return the rows of the episodes `at` of the table, which lie ahead of the cursor."""
         begin, length = self.table.row[at], self.table.length[at]
         gaps = np.flatnonzero(begin[1:] != begin[:-1] + length[:-1]) + 1  # what was left out lies there
         tables = []
         for some in np.split(np.arange(len(at)), gaps):
             cursor.skip_to(int(begin[some[0]]))
             tables.append(cursor.take(int(length[some].sum())))
-        joined = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+        return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+
+    def _episodes(self, rows: Table, at: IntArray) -> Episodes:
+        """Return the episodes `at` of the table, which these rows are."""
         ids = np.repeat(self.table.name[at], self.table.length[at])
-        names, split = split_rows(joined, ids, joined.pop("frame", None), self.source)
+        names, split = split_rows(rows, ids, rows.pop("frame", None), self.source)
         return Episodes(
             split["action"],
             states=split.get("state"),
@@ -333,12 +339,13 @@ def open_shards(
 
     Raises:
         FormatError: Another layout, or a file that cannot be used (named).
-        ActionValueError: An empty key.
+        ActionValueError: An empty key, or an fps that is no rate.
         OSError: The system does not let a file be read, which says nothing about the file; so also with `skip_broken`.
         HubError: The Hub did not serve the data set.
     """
     if key == "":
         raise ActionValueError("expected a key of at least one character, got an empty one")
+    fps = None if fps is None else checked_fps(fps)
     path, name = locate(source, revision, token)
     layout = layout_of(path)
     if layout not in STREAMED:
@@ -354,10 +361,13 @@ def open_shards(
     if files.doubt:
         warnings.warn(files.doubt, UserWarning, stacklevel=2)
 
+    hub = (name, path.name) if path != Path(source) else None
+
     def look(number: int) -> Runs | str:
+        at_hand = _at_hand(files, hub, files.files[number : number + 1])  # it may run on another machine
         try:
             with _told(files.files[number]):
-                return runs_of(files, number)
+                return runs_of(at_hand, number)
         except MissingExtraError:
             raise
         except ActionTokenizerError as error:
@@ -369,9 +379,9 @@ def open_shards(
         table,
         name,
         "default" if key is None else key,
-        files.fps if fps is None else float(fps),
+        files.fps if fps is None else fps,
         skip_broken,
-        (name, path.name) if path != Path(source) else None,
+        hub,
     )
     if table.broken and not skip_broken:
         first = shards.skipped[0]
@@ -380,7 +390,10 @@ def open_shards(
             f"{first.shard}: {first.reason}; repair it, or leave such files out with skip_broken=True"
         )
     if not shards.episodes:
-        raise FormatError(f"expected whole episodes in {name}, got none outside of its broken files")
+        first = shards.skipped[0]
+        raise FormatError(
+            f"expected whole episodes in {name}, got none outside of its broken files: {first.shard}: {first.reason}"
+        )
     return shards
 
 
@@ -451,6 +464,28 @@ class _Cursor:
                         if values.shape[1] != wanted[part]:
                             raise FormatError(f"expected {part}s of {wanted[part]} dims, got {values.shape[1]}")
                     yield table | ({"frame": batch[files.frame]} if files.frame else {})
+
+
+def _at_hand(files: FrameFiles, hub: tuple[str, str] | None, wanted: Sequence[str]) -> FrameFiles:
+    """Return the files as this machine has them, none of `wanted` missing, see `Shards.here`."""
+    gone = _missing(files.root, wanted)
+    if gone and hub is not None:
+        files = replace(files, root=_fetched(*hub))
+        gone = _missing(files.root, wanted)
+    if gone:
+        raise FileNotFoundError(ENOENT, f"no {gone} on this machine: every machine must see all files", str(files.root))
+    return files
+
+
+def _missing(root: Path, wanted: Sequence[str]) -> str | None:
+    return next((name for name in wanted if not (root / name).exists()), None)
+
+
+@lru_cache(maxsize=8)  # the Hub is asked once, not for every file
+def _fetched(repository: str, commit: str) -> Path:
+    from action_tokenizers.download import fetch
+
+    return fetch(repository, HUB_FILES, revision=commit)
 
 
 def _described(path: Path, layout: str, action: str | None, state: State, episode: str | None) -> FrameFiles:

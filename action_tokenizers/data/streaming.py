@@ -43,8 +43,10 @@ def stream(
     """Yield the episodes of a data set in pieces, in bounded memory: `ChunkSample.of(stream(...))`, `fit(stream(...))`.
 
     Together the pieces hold every episode once and whole, also one that lies in several row groups or files; a sample
-    of them equals a sample of `Episodes.load`, bit for bit. What lies in memory is a piece of some 65,000 frames (or
-    one longer episode), the columns of one row group, and some 40 bytes per episode.
+    of them equals a sample of `Episodes.load` of the same horizon, bit for bit. Say that horizon: without it
+    `ChunkSample.of` and `fit` take one second of data, at most the median episode of the first piece alone, where for
+    `Episodes.load` and `sample_shards` it is the median of all. What lies in memory is a piece of some 65,000 frames
+    (or one longer episode), the columns of one row group, and some 40 bytes per episode.
 
     Args:
         source: LeRobot or parquet, see `open_shards`; or what that returned.
@@ -54,9 +56,10 @@ def stream(
             episode that is left out a UserWarning tells.
 
     Raises:
+        ActionValueError: Options of `open_shards` for what it already opened.
         FormatError: A file that cannot be used; names it.
     """
-    shards = source if isinstance(source, Shards) else open_shards(source, progress=progress, **opening)
+    shards = _opened(source, progress, opening)
     if shards.table.broken:
         warnings.warn(
             f"{len(shards.skipped)} of {len(shards)} files of {shards.source} left out as broken, "
@@ -110,15 +113,17 @@ def sample_shards(
 
     Raises:
         ActionShapeError: No horizon to be had, or every episode is shorter than it.
-        ActionValueError: A stride below 1, or no weight for the key of the data.
-        FormatError: A file that cannot be used, or a `resume` file of other data or settings.
+        ActionValueError: A stride below 1, no weight for the key of the data, or options of `open_shards` for what it
+            already opened.
+        FormatError: A file that cannot be used, too little left without those that cannot, or a `resume` file that is
+            broken or of other data or settings.
+        OSError: The system does not let a file be read, or `resume` be written.
     """
-    if not isinstance(source, Shards):
-        source = open_shards(source, progress=progress, **({"state": None if relative else False} | opening))
-    sample = empty_sample(source, k, seed, weights, horizon, stride)
+    shards = _opened(source, progress, opening, state=None if relative else False)
+    sample = empty_sample(shards, k, seed, weights, horizon, stride)
     sample_files(
-        source,
-        range(len(source)),
+        shards,
+        range(len(shards)),
         sample,
         stride,
         relative,
@@ -127,7 +132,7 @@ def sample_shards(
         progress=progress,
         whole=True,
     )
-    return complete(sample, source)
+    return complete(sample, shards)
 
 
 def empty_sample(
@@ -198,18 +203,24 @@ def sample_shard(
 ) -> ChunkSample:
     """Add the episodes that begin in one file to `part`, all or none, and return it.
 
-    A file that cannot be read is an error, or under `skip_broken` leaves the part empty but for its name.
+    A file that cannot be read is an error, or under `skip_broken` leaves the part empty but for its name. So that its
+    reason is known too, a UserWarning tells of it.
     """
     empty = part.part()
     cut_off: list[int] = []
     try:
         for piece in shards.pieces(number, cut_off):
             part.add(piece, part.horizon, stride, relative)
-    except BrokenFile:
+    except BrokenFile as error:
+        warnings.warn(_left_out(shards, number, error), UserWarning, stacklevel=4)
         empty.skipped_shards = (shards.name(number),)
         empty.lost_episodes = len(shards.own(number))
         return empty
-    part.lost_episodes += len(cut_off)
+    if cut_off:
+        warnings.warn(_cut_off(shards, number, cut_off[0]), UserWarning, stacklevel=4)
+        # it may begin no episode of its own, and so have no other reader that names it
+        part.skipped_shards = (shards.name(cut_off[0]),)
+        part.lost_episodes += 1
     return part
 
 
@@ -228,7 +239,14 @@ def complete(sample: ChunkSample, shards: Shards) -> ChunkSample:
 
     Raises:
         ActionShapeError: Every episode is shorter than the horizon.
+        FormatError: So is every one that is left without the broken files, if there is any.
     """
+    if len(sample) == 0 and sample.skipped_shards:
+        raise FormatError(
+            f"expected an episode of at least horizon {sample.horizon} steps in {shards.source}, got {sample.skipped} "
+            f"shorter ones and {len(sample.skipped_shards)} files that cannot be used: {_first_loss(shards)}; repair "
+            "them, or give a smaller horizon= if there are shorter ones"
+        )
     if len(sample) == 0:
         raise ActionShapeError(
             f"expected an episode of at least horizon {sample.horizon} steps in {shards.source}, got "
@@ -243,7 +261,7 @@ def is_large(path: Path) -> bool:
     if layout_of(path) not in STREAMED:
         return False
     files = [path] if path.is_file() else path.rglob("*.parquet")
-    return sum(file.stat().st_size for file in files) >= LARGE
+    return sum(file.stat().st_size for file in files if file.is_file()) >= LARGE
 
 
 def settled_horizon(shards: Shards, horizon: int | None) -> int:
@@ -256,6 +274,19 @@ def settled_horizon(shards: Shards, horizon: int | None) -> int:
     if settled is None:
         raise ActionShapeError(f"expected a horizon, because {shards.source} does not say its fps: give horizon=")
     return settled
+
+
+def _opened(
+    source: str | os.PathLike[str] | Shards, progress: Progress | None, opening: dict[str, Any], **usual: Any
+) -> Shards:
+    """Return the data set, opened with `opening`, and with `usual` where that says nothing else."""
+    if not isinstance(source, Shards):
+        return open_shards(source, progress=progress, **(usual | opening))
+    if opening:
+        raise ActionValueError(
+            f"expected no {', '.join(sorted(opening))} for a data set that is already open: give them to open_shards"
+        )
+    return source
 
 
 def _warn_of_angles(sample: ChunkSample) -> None:
@@ -279,10 +310,23 @@ def _usable(shards: Shards, number: int) -> tuple[bool, str]:
         for _ in shards.pieces(number, cut_off):
             pass
     except BrokenFile as error:
-        return False, f"{shards.name(number)} left out, episodes lost with it: {len(shards.own(number))}: {error}"
-    if cut_off:
-        return True, f"1 episode of {shards.name(number)} left out: {cut_off[0]} goes on in a file that cannot be read"
-    return True, ""
+        return False, _left_out(shards, number, error)
+    return True, _cut_off(shards, number, cut_off[0]) if cut_off else ""
+
+
+def _first_loss(shards: Shards) -> str:
+    if shards.skipped:
+        return f"{shards.skipped[0].shard} left out: {shards.skipped[0].reason}"
+    return next(filter(None, (_usable(shards, number)[1] for number in range(len(shards)))), "")
+
+
+def _left_out(shards: Shards, number: int, error: BrokenFile) -> str:
+    return f"{shards.name(number)} left out, episodes lost with it: {len(shards.own(number))}: {error}"
+
+
+def _cut_off(shards: Shards, number: int, other: int) -> str:
+    name = shards.table.name[shards.own(number)[-1]]
+    return f"1 episode of {shards.name(number)} left out: {name} goes on in {shards.name(other)}, which cannot be read"
 
 
 def _resumed(path: str | os.PathLike[str], plan: dict[str, Any]) -> tuple[ChunkSample, list[int]]:
@@ -293,7 +337,7 @@ def _resumed(path: str | os.PathLike[str], plan: dict[str, Any]) -> tuple[ChunkS
     if differ:
         told = ", ".join(f"{name} {other.get(name)!r} instead of {plan[name]!r}" for name in differ)
         raise FormatError(
-            f"expected the sample of this data and these settings in {Path(path).name}, got {told}: "
+            f"expected the sample of this data and these settings in {Path(path).absolute()}, got {told}: "
             "delete it to begin anew, or give another path"
         )
     done: Iterable[Any] = progress.get("done", ())

@@ -22,13 +22,13 @@ from typing import Any, TypeVar
 from action_tokenizers.base import ActionTokenizer, Progress
 from action_tokenizers.data.relative import Relative
 from action_tokenizers.data.sample import ChunkSample
-from action_tokenizers.data.shards import BrokenFile, Shards, open_shards
+from action_tokenizers.data.shards import BrokenFile, Shards
 from action_tokenizers.data.streaming import complete, count_left_out, empty_sample, sample_files
 from action_tokenizers.diagnostics.audit import audit as audit_of
 from action_tokenizers.diagnostics.report import AuditReport
 from action_tokenizers.errors import ActionValueError, FormatError
 from action_tokenizers.extras import require
-from action_tokenizers.integrations.token_shards import Encoding, Written, finish, prepare, write_shard
+from action_tokenizers.integrations.token_shards import SLACK, Encoding, Written, finish, opened, prepare, write_shard
 
 __all__ = ["audit", "encode", "fit", "sample"]
 
@@ -76,7 +76,7 @@ def sample(
     """
     shards = _opened(source, relative is not None, retries, progress, opening)
     whole = empty_sample(shards, k, seed, weights, horizon, stride)
-    threshold = shards.threshold(whole, stride)
+    threshold = shards.threshold(whole, stride) * SLACK
     groups = _groups(shards, _cores() * PARTS_PER_CORE)
     work = partial(_sample_files, empty=whole.part(threshold), stride=stride, relative=relative)
     for part in _spread(work, groups, shards, "sample", retries, progress, in_order=False):
@@ -219,16 +219,13 @@ def _opened(
     progress: Progress | None,
     opening: dict[str, Any],
 ) -> Shards:
-    if isinstance(source, Shards):
-        return source
-
     def each(function: Callable[[int], Any], items: Sequence[int], stage: str) -> Iterator[Any]:
         size = max(1, len(items) // (_cores() * PARTS_PER_CORE))
         blocks = [items[begin : begin + size] for begin in range(0, len(items), size)]
         for found in _spread(_index_files, blocks, function, stage, retries, progress):
             yield from found
 
-    return open_shards(source, each=each, **({} if states else {"state": False}) | opening)
+    return opened(source, states, opening, each=each)
 
 
 def _spread(

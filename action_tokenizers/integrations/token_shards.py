@@ -2,8 +2,8 @@
 
 What every engine shares. `write_shard` may run anywhere, in any order and again: a file appears under its name only
 when it is complete, by a rename, and one that is there is checked and kept. Until `finish` has written `_manifest.json`
-the folder is not a token data set, and `_encoding.json` in it says what is being made. The bytes depend on the data and
-the tokenizer, not on the engine.
+the folder is not a token data set, and `_encoding.json` in it says what is being made: who finds it goes on with the
+same or is refused. The bytes depend on the data and the tokenizer, not on the engine.
 
 Columns: `episode_index` (int64), `start` (int64, frame of the chunk's first step), `frames` (int32, recorded steps; the
 rest of an episode's last chunk repeats its last action), `tokens` (list<int32>, without pads) and, for relative
@@ -14,8 +14,11 @@ the chunks were cut.
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from errno import EDQUOT, EFBIG, ENOSPC
 from functools import partial
 from pathlib import Path
 from secrets import token_hex
@@ -28,7 +31,7 @@ from action_tokenizers.artifact import to_json_bytes, to_parts
 from action_tokenizers.base import ActionTokenizer
 from action_tokenizers.data.chunks import gather, plan_chunks
 from action_tokenizers.data.episodes import Episodes
-from action_tokenizers.data.shards import BrokenFile, Progress, Shards, in_turn, open_shards
+from action_tokenizers.data.shards import BrokenFile, Each, Progress, Shards, in_turn, open_shards
 from action_tokenizers.data.streaming import settled_horizon
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
 from action_tokenizers.extras import require
@@ -40,6 +43,7 @@ __all__ = [
     "Written",
     "encode_shards",
     "finish",
+    "opened",
     "prepare",
     "read_manifest",
     "tokenizer_digest",
@@ -49,13 +53,16 @@ __all__ = [
 # readers of parquet folders pass over such names
 MANIFEST = "_manifest.json"
 MARK = "_encoding.json"
+LISTED = ("file", "shard", "episodes", "chunks", "frames", "tokens", "size", "sha256")  # in the manifest, of a file
 FORMAT, VERSION = "action_tokenizers token shards", 1
+SLACK = 1 + 1e-12  # on a threshold of priorities: the logarithms of two machines may differ in the last place
+STALE = 3600.0  # seconds after which nobody writes on to a temporary file
 BLOCK = 1 << 22  # action values encoded at once: 6,000 chunks of 50 x 14
 
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """What is being encoded, and how."""
+    """What is being encoded, and how; `data` is the data's fingerprint, `run` is in the names of temporary files."""
 
     shards: Shards
     tokenizer: ActionTokenizer
@@ -64,6 +71,8 @@ class Encoding:
     horizon: int
     stride: int
     digest: str
+    data: str
+    run: str
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -80,7 +89,7 @@ class Encoding:
             "stride": self.stride,
             "key": self.key,
             "source": self.shards.source,
-            "data": self.shards.fingerprint(),
+            "data": self.data,
         }
 
     def here(self) -> Self:
@@ -103,6 +112,7 @@ class Written:
         chunks: Number of chunks.
         frames: Recorded steps that the chunks hold.
         tokens: Number of ids.
+        size: Bytes of the file of tokens.
         sha256: Of the file of tokens.
         lost: Episodes left out because a file could not be read.
         reason: Why the input file was left out; empty where it was not.
@@ -115,6 +125,7 @@ class Written:
     chunks: int = 0
     frames: int = 0
     tokens: int = 0
+    size: int = 0
     sha256: str = ""
     lost: int = 0
     reason: str = ""
@@ -144,7 +155,8 @@ def encode_shards(
 ) -> dict[str, Any]:
     """Encode a data set into a folder of token files, in one process, and return the manifest.
 
-    Interrupted, or stopped by a full disk, it goes on where it was when called again.
+    Interrupted, or stopped by a full disk, it goes on where it was when called again. Two at once of the same
+    encoding do no harm.
 
     Args:
         tokenizer: Fitted.
@@ -158,13 +170,33 @@ def encode_shards(
 
     Raises:
         ActionShapeError: Another horizon, another number of dims or another key than the tokenizer has.
-        ActionValueError: A horizon or stride below 1.
+        ActionValueError: A horizon or stride below 1, or options for a data set that is open already.
         FormatError: A file that cannot be used, or a folder of something else.
         OSError: It cannot be written; says what is kept. Or a file that the system does not let be read.
     """
     encoding = prepare(tokenizer, source, folder, horizon, stride, key, progress, **opening)
     numbers = range(len(encoding.shards))
     return finish(encoding, list(in_turn(progress)(partial(write_shard, encoding), numbers, "encode")))
+
+
+def opened(
+    source: str | os.PathLike[str] | Shards,
+    states: bool,
+    opening: Mapping[str, Any],
+    progress: Progress | None = None,
+    each: Each | None = None,
+) -> Shards:
+    """Return the data set of an engine's `source`, without states where they are not needed.
+
+    Raises:
+        ActionValueError: Options for a data set that is open already.
+    """
+    if isinstance(source, Shards):
+        if opening:
+            options = ", ".join(sorted(opening))
+            raise ActionValueError(f"expected no {options} for a data set that is open: give them to open_shards")
+        return source
+    return open_shards(source, progress=progress, each=each, **({} if states else {"state": False}) | dict(opening))
 
 
 def prepare(
@@ -175,17 +207,14 @@ def prepare(
     stride: int | None = None,
     key: str | None = None,
     progress: Progress | None = None,
-    *,
-    mark: bool = True,
     **opening: Any,
 ) -> Encoding:
     """Index the data, mark the folder as incomplete, and return what `write_shard` and `finish` need.
 
-    Of several processes one marks; arguments are those of `encode_shards`.
+    Of several processes one prepares for all; arguments are those of `encode_shards`.
     """
     digest = tokenizer_digest(tokenizer)
-    if not isinstance(source, Shards):
-        source = open_shards(source, progress=progress, **({} if tokenizer.relative else {"state": False}) | opening)
+    source = opened(source, tokenizer.relative is not None, opening, progress)
     wanted = tokenizer.horizon if horizon is None else horizon
     settled = settled_horizon(source, wanted)
     step = settled if stride is None else stride
@@ -204,10 +233,7 @@ def prepare(
     elif key not in tokenizer.range_keys:
         raise ActionShapeError(f"expected key= among {list(tokenizer.range_keys)}, got {key!r}")
     place = Path(os.path.abspath(folder))
-    encoding = Encoding(source, tokenizer, place, key, settled, step, digest)
-    if mark:
-        _mark(encoding)
-    return encoding
+    return _marked(Encoding(source, tokenizer, place, key, settled, step, digest, source.fingerprint(), token_hex(4)))
 
 
 def write_shard(encoding: Encoding, number: int) -> Written:
@@ -222,7 +248,7 @@ def write_shard(encoding: Encoding, number: int) -> Written:
     found = _kept(encoding, number)
     if found is not None:
         return found
-    temporary = target.with_name(f".{target.name}.{token_hex(4)}")
+    temporary = target.with_name(f".{target.name}.{encoding.run}-{token_hex(4)}")
     try:
         written = _write(encoding, number, temporary)
         if written.chunks:
@@ -234,11 +260,10 @@ def write_shard(encoding: Encoding, number: int) -> Written:
     except _Unread as unread:
         raise unread.error from unread.error.__cause__
     except OSError as error:
-        raise type(error)(
-            error.errno or 0,
-            f"could not write {target.name} to {encoding.folder}: {error.strerror or error}; the folder is incomplete, "
-            "its finished files are kept: make room and encode again",
-        ) from error
+        found = _kept(encoding, number)
+        if found is not None:  # another encode of the same was faster, and swept up
+            return found
+        raise _unwritten(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -248,9 +273,17 @@ def finish(encoding: Encoding, written: list[Written]) -> dict[str, Any]:
 
     Raises:
         ActionValueError: No file of tokens was written.
+        FormatError: A file of tokens of another encoding, which somebody put there meanwhile.
+        OSError: It cannot be written; says what is kept.
     """
     if not any(one.chunks for one in written):
         raise ActionValueError(f"expected chunks in {encoding.shards.source}, got none: there is nothing to encode")
+    for one in written:
+        if one.file and _saying(encoding.folder / one.file) != _said(encoding, one.shard):
+            raise FormatError(
+                f"expected {one.file} of this encoding in {encoding.folder}, got none or another: something else "
+                "writes into the folder; encode again, or into a folder of its own"
+            )
     skipped = {one.shard: one.reason for one in encoding.shards.skipped}
     skipped |= {one.shard: one.reason for one in written if one.reason}
     manifest = {
@@ -261,63 +294,110 @@ def finish(encoding: Encoding, written: list[Written]) -> dict[str, Any]:
         "tokens": sum(one.tokens for one in written),
         "skipped_shards": sorted(skipped),
         "lost_episodes": encoding.shards.table.lost + sum(one.lost for one in written),
-        "files": [
-            {name: getattr(one, name) for name in ("file", "shard", "episodes", "chunks", "frames", "tokens", "sha256")}
-            for one in written
-            if one.file
-        ],
+        "files": [{name: getattr(one, name) for name in LISTED} for one in written if one.file],
     }
-    for left in encoding.folder.glob(".tokens-*.parquet.*"):  # of a worker that was killed
-        left.unlink(missing_ok=True)
+    _sweep(encoding)
     _replace(encoding.folder / MANIFEST, to_json_bytes(manifest))
     (encoding.folder / MARK).unlink(missing_ok=True)
     return manifest
 
 
-def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the manifest of a token data set.
+def read_manifest(folder: str | os.PathLike[str], *, verify: bool = False) -> dict[str, Any]:
+    """Return the manifest of a token data set whose files are all there, in full length.
+
+    Args:
+        folder: Of the token data set.
+        verify: Read every file and compare its SHA-256, too.
 
     Raises:
-        FormatError: An incomplete one, or none.
+        FormatError: An incomplete one, one with other files than the manifest says, or none.
     """
     place = Path(folder)
     if (place / MARK).is_file():
         done = len(list(place.glob("tokens-*.parquet")))
         raise FormatError(f"expected a complete token data set, got an unfinished one, {done} files: encode again")
-    try:
-        manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FormatError(f"expected {MANIFEST} in {place.name}, got {error}") from error
-    if not isinstance(manifest, dict) or (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION):
+    if not (place / MANIFEST).is_file():
+        raise FormatError(f"expected {MANIFEST} in {place.name}, got none: it is no token data set")
+    manifest = _read(place / MANIFEST)
+    files = manifest.get("files")
+    whole = isinstance(files, list) and all(isinstance(one, dict) and one.keys() >= set(LISTED) for one in files)
+    if (manifest.get("format"), manifest.get("version")) != (FORMAT, VERSION) or not whole:
         raise FormatError(f"expected {MANIFEST} of token shards of version {VERSION} in {place.name}, got another")
+    for one in manifest["files"]:
+        file = place / one["file"]
+        size = file.stat().st_size if file.is_file() else None
+        if size != one["size"] or (verify and _sha256(file) != one["sha256"]):
+            got = "none" if size is None else f"{size} bytes" if size != one["size"] else "other contents"
+            raise FormatError(
+                f"expected {one['file']} of {one['size']} bytes in {place.name}, as {MANIFEST} says, got {got}: "
+                "copy it again, or encode again"
+            )
     return manifest
 
 
-def _mark(encoding: Encoding) -> None:
-    """Say in the folder what is being made in it; refuse one in which something else was."""
+def _marked(encoding: Encoding) -> Encoding:
+    """Say in the folder what is being made in it; refuse one in which something else was or is.
+
+    Returns:
+        The encoding, of the run that began it.
+    """
+    mark, manifest = encoding.folder / MARK, encoding.folder / MANIFEST
     encoding.folder.mkdir(parents=True, exist_ok=True)
-    wanted = json.loads(to_json_bytes(encoding.settings))
-    for name in (MARK, MANIFEST):
-        file = encoding.folder / name
-        if not file.is_file():
-            continue
-        try:
-            there = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            there = {}
-        there = there if isinstance(there, dict) else {}
-        differ = sorted(setting for setting in wanted if there.get(setting) != wanted[setting])
-        if differ:
-            raise FormatError(
-                f"expected a new folder or one of the same encoding, got {encoding.folder} of another "
-                f"{', '.join(differ)}: encode into a folder of its own"
-            )
-    known = any((encoding.folder / name).is_file() for name in (MARK, MANIFEST))
+    _of_the_same(encoding, manifest)
+    known = mark.is_file() or manifest.is_file()
     if not known and next(encoding.folder.glob("tokens-*.parquet"), None):
         raise FormatError(f"expected a new folder, got {encoding.folder} with files of tokens of unknown origin")
     # the mark before the manifest goes: at no moment does an incomplete folder look complete
-    _replace(encoding.folder / MARK, to_json_bytes(encoding.settings))
-    (encoding.folder / MANIFEST).unlink(missing_ok=True)
+    try:
+        _create(mark, to_json_bytes({**encoding.settings, "run": encoding.run}))
+    except FileExistsError:
+        run = _of_the_same(encoding, mark).get("run")
+        encoding = encoding if run is None else replace(encoding, run=run)
+    else:
+        try:
+            _of_the_same(encoding, manifest)  # of one that was finished meanwhile
+        except FormatError:
+            mark.unlink()
+            raise
+    manifest.unlink(missing_ok=True)
+    return encoding
+
+
+def _of_the_same(encoding: Encoding, file: Path) -> dict[str, Any]:
+    """Return what a mark or manifest says, nothing where there is none; refuse that of another encoding."""
+    if not file.is_file():
+        return {}
+    there, wanted = _read(file), json.loads(to_json_bytes(encoding.settings))
+    differ = sorted(setting for setting in wanted if there.get(setting) != wanted[setting])
+    if differ:
+        raise FormatError(
+            f"expected a new folder or one of the same encoding, got {encoding.folder} of another "
+            f"{', '.join(differ)}: encode into a folder of its own"
+        )
+    return there
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        found = error
+    if not isinstance(found, dict):
+        raise FormatError(
+            f"expected what is encoded in {file}, got a file that cannot be read ({found}): copy it again, or delete "
+            "it and the files of tokens to begin anew"
+        )
+    return found
+
+
+def _sweep(encoding: Encoding) -> None:
+    """Delete what killed workers of this run left, and what is too old for anybody to write on to it."""
+    for left in encoding.folder.glob(".tokens-*.parquet.*"):
+        try:
+            if f".parquet.{encoding.run}-" in left.name or time.time() - left.stat().st_mtime > STALE:
+                left.unlink()
+        except FileNotFoundError:  # its writer was faster
+            continue
 
 
 def _write(encoding: Encoding, number: int, path: Path) -> Written:
@@ -334,10 +414,10 @@ def _write(encoding: Encoding, number: int, path: Path) -> Written:
         file.flush()
         os.fsync(file.fileno())
     lost = len(cut_off)
-    shard = encoding.shards.name(number)
+    shard, size = encoding.shards.name(number), path.stat().st_size
     if not chunks:
         return Written(shard, lost=lost)
-    return Written(shard, encoding.file(number).name, episodes, chunks, frames, tokens, _sha256(path), lost)
+    return Written(shard, encoding.file(number).name, episodes, chunks, frames, tokens, size, _sha256(path), lost)
 
 
 class _Unread(Exception):
@@ -389,11 +469,21 @@ def _schema(encoding: Encoding, number: int) -> Any:
     ]
     if encoding.tokenizer.relative is not None:
         fields.append(("reference", pa.list_(pa.float32())))
-    return pa.schema(fields, metadata={b"action_tokenizers": _said(encoding, number)})
+    return pa.schema(fields, metadata={b"action_tokenizers": _said(encoding, encoding.shards.name(number))})
 
 
-def _said(encoding: Encoding, number: int) -> bytes:
-    return json.dumps({**encoding.settings, "shard": encoding.shards.name(number)}, sort_keys=True).encode()
+def _said(encoding: Encoding, shard: str) -> bytes:
+    return json.dumps({**encoding.settings, "shard": shard}, sort_keys=True).encode()
+
+
+def _saying(path: Path) -> bytes | None:
+    """Return what a file of tokens says of itself, None where it cannot be read."""
+    pa, parquet = require("pyarrow", "data"), require("pyarrow.parquet", "data")
+    try:
+        said: bytes | None = (parquet.read_schema(path).metadata or {}).get(b"action_tokenizers")
+    except (pa.ArrowException, OSError):
+        return None
+    return said
 
 
 def _table(schema: Any, rows: dict[str, Any]) -> Any:
@@ -423,7 +513,7 @@ def _kept(encoding: Encoding, number: int) -> Written | None:
             table = file.read()
     except (pa.ArrowException, OSError):
         return None
-    if said != _said(encoding, number):
+    if said != _said(encoding, encoding.shards.name(number)):
         return None
     at = encoding.shards.own(number)
     episodes = len(np.unique(table.column("episode_index").to_numpy()))
@@ -437,7 +527,8 @@ def _kept(encoding: Encoding, number: int) -> Written | None:
         int(table.column("frames").to_numpy().sum()),
         len(table.column("tokens").combine_chunks().flatten()),
     )
-    return Written(shard, path.name, episodes, table.num_rows, frames, tokens, _sha256(path), lost, kept=True)
+    size = path.stat().st_size
+    return Written(shard, path.name, episodes, table.num_rows, frames, tokens, size, _sha256(path), lost, kept=True)
 
 
 def _sha256(path: Path) -> str:
@@ -446,9 +537,52 @@ def _sha256(path: Path) -> str:
 
 
 def _replace(path: Path, data: bytes) -> None:
+    try:
+        with _beside(path, data) as temporary:
+            os.replace(temporary, path)
+    except OSError as error:
+        raise _unwritten(path, error) from error
+
+
+def _create(path: Path, data: bytes) -> None:
+    """Write a file of a name that is free, which others find complete.
+
+    Raises:
+        FileExistsError: It is not free.
+    """
+    try:
+        with _beside(path, data) as temporary:
+            try:
+                os.link(temporary, path)
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without links: there others may find it half written
+                with path.open("xb") as file:
+                    file.write(data)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise _unwritten(path, error) from error
+
+
+@contextmanager
+def _beside(path: Path, data: bytes) -> Iterator[Path]:
+    """Yield a temporary file of `data` in the same folder, safe on the disk before it gets its name."""
     temporary = path.with_name(f".{path.name}.{token_hex(4)}")
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _unwritten(path: Path, error: OSError) -> OSError:
+    full = error.errno in (ENOSPC, EDQUOT, EFBIG)
+    return type(error)(
+        error.errno or 0,
+        f"could not write {path.name} to {path.parent}: {error.strerror or error}; the folder is incomplete, its "
+        f"finished files are kept: {'make room and encode again' if full else 'encode again'}",
+    )

@@ -13,6 +13,7 @@ finds the addresses of the dead ranks in the agent's store (torch 2.13), and `in
 
 import os
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -23,10 +24,10 @@ from action_tokenizers.artifact import from_parts, to_parts
 from action_tokenizers.base import ActionTokenizer, Progress
 from action_tokenizers.data.relative import Relative
 from action_tokenizers.data.sample import ChunkSample
-from action_tokenizers.data.shards import Shards, in_turn, open_shards
+from action_tokenizers.data.shards import Shards, in_turn
 from action_tokenizers.data.streaming import complete, count_left_out, empty_sample, sample_files
 from action_tokenizers.errors import ActionTokenizerError, ActionValueError
-from action_tokenizers.integrations.token_shards import finish, prepare, write_shard
+from action_tokenizers.integrations.token_shards import SLACK, finish, opened, prepare, write_shard
 
 __all__ = ["encode", "fit", "sample"]
 
@@ -75,7 +76,7 @@ def sample(
 
     def mine() -> ChunkSample:
         whole = empty_sample(shards, k, seed, weights, horizon, stride)
-        threshold = shards.threshold(whole, stride)
+        threshold = shards.threshold(whole, stride) * SLACK
         file = None if resume is None else Path(resume) / f"part-{rank:05d}-of-{ranks:05d}.safetensors"
         numbers = range(rank, len(shards), ranks)
         return sample_files(
@@ -111,11 +112,7 @@ def fit(
     group = _group(group)
     horizon = tokenizer.asked_horizon if horizon is None else horizon
     found = sample(source, horizon=horizon, group=group, progress=progress, **sampling)
-
-    def first() -> Any:
-        return to_parts(tokenizer.fit(found, progress=progress)) if dist.get_rank(group) == 0 else None
-
-    parts = _together(first, group)[0]
+    parts = _of_first(lambda: to_parts(tokenizer.fit(found, progress=progress)), group)
     return tokenizer if dist.get_rank(group) == 0 else cast(ActionTokenizer, from_parts(*parts))
 
 
@@ -149,17 +146,17 @@ def encode(
         OSError: Likewise.
     """
     group = _group(group)
-    shards = _opened(source, tokenizer.relative is not None, group, progress, opening)
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
-    encoding = _agreeing(lambda: prepare(tokenizer, shards, folder, horizon, stride, key, mark=rank == 0), group)
+    first = _of_first(lambda: prepare(tokenizer, source, folder, horizon, stride, key, progress, **opening), group)
+    encoding = _agreeing(first.here, group)
 
     def mine() -> list[Any]:
-        numbers = range(rank, len(shards), ranks)
+        numbers = range(rank, len(encoding.shards), ranks)
         return list(in_turn(progress)(lambda number: (number, write_shard(encoding, number)), numbers, "encode"))
 
     parts = _together(mine, group)
     written = [one for _, one in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])]
-    return cast(dict[str, Any], _together(lambda: finish(encoding, written) if rank == 0 else None, group)[0])
+    return _of_first(lambda: finish(encoding, written), group)
 
 
 def _group(group: Any) -> Any:
@@ -167,24 +164,28 @@ def _group(group: Any) -> Any:
     if not (dist.is_available() and dist.is_initialized()):
         raise ActionValueError('expected a process group, got none: call torch.distributed.init_process_group("gloo")')
     if group is None and dist.get_backend() != "gloo":
-        return dist.new_group(backend="gloo")
+        return _gloo_of(dist.group.WORLD)
     return group
+
+
+@lru_cache(maxsize=1)
+def _gloo_of(world: Any) -> Any:
+    """Return a group of gloo of the ranks of the default one, made once: it holds sockets and threads to the end."""
+    return dist.new_group(backend="gloo")
 
 
 def _opened(
     source: str | os.PathLike[str] | Shards, states: bool, group: Any, progress: Progress | None, opening: Any
 ) -> Shards:
     """Return the data set as rank 0 finds and indexes it: what lies where is then the same for all."""
-    if isinstance(source, Shards):
-        return source
+    return _agreeing(_of_first(lambda: opened(source, states, opening, progress), group).here, group)
 
-    def first() -> Shards | None:
-        if dist.get_rank(group) != 0:
-            return None
-        return open_shards(source, progress=progress, **({} if states else {"state": False}) | opening)
 
-    found = cast(Shards, _together(first, group)[0])
-    return _agreeing(found.here, group)
+def _of_first(work: Callable[[], T], group: Any) -> T:
+    """Return what `work` gives on rank 0, which alone does it, on every rank."""
+    mine = [_agreeing(lambda: work() if dist.get_rank(group) == 0 else None, group)]
+    dist.broadcast_object_list(mine, 0 if group is None else dist.get_global_rank(group, 0), group=group)
+    return cast(T, mine[0])
 
 
 def _together(work: Callable[[], T], group: Any) -> list[T]:
@@ -206,7 +207,10 @@ def _agreeing(work: Callable[[], T], group: Any) -> T:
     said = None if failed is None else (_kind(failed), str(failed))
     dist.all_gather_object(told, said, group=group)
     if failed is not None:
-        raise failed
+        try:
+            raise failed
+        finally:
+            del failed  # its traceback holds this frame: a group in a ring of references outlives its destruction
     for rank, one in enumerate(told):
         if one is not None:
             kind = getattr(errors, one[0], OSError if one[0] == "OSError" else ActionTokenizerError)

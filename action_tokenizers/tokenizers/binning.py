@@ -22,7 +22,6 @@ from action_tokenizers.codecs.bins import (
 )
 from action_tokenizers.doors import refuse_odd
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
-from action_tokenizers.ranges import OpenRange
 from action_tokenizers.slots import SlotTokenizer
 
 __all__ = ["BinningTokenizer"]
@@ -194,23 +193,25 @@ class BinningTokenizer(SlotTokenizer, name="binning"):
         return build_cells(edges, centres, np.array(self._sizes["bins"]), self._shares_ids())
 
     def _encode_actions(self, chunks: torch.Tensor, key: str | None) -> torch.Tensor:
-        fitted = self._fitted_range()
-        if chunks.device.type != "cpu" or isinstance(fitted, OpenRange):
+        if chunks.device.type != "cpu":
             return super()._encode_actions(chunks, key)
         b, t, d = chunks.shape
         ids = np.empty((b, t * d), np.int64)  # numpy asks for huge pages, torch does not
         source, target = chunks.contiguous().numpy().reshape(b * t, d), ids.reshape(b * t, d)
-        if not encode_bins(self._tables(), source, *fitted.bounds(key), target):
+        if not encode_bins(self._tables(), source, *self._fitted_range().bounds(key), target):
             refuse_odd(chunks)
         return torch.from_numpy(ids)
 
     def _decode_whole(self, ids: torch.Tensor, horizon: int, action_dim: int, key: str | None) -> torch.Tensor | None:
-        fitted = self._fitted_range()
-        if ids.device.type != "cpu" or ids.shape[1] != horizon * action_dim or isinstance(fitted, OpenRange):
+        if ids.device.type != "cpu" or ids.shape[1] != horizon * action_dim:
             return None
         actions = np.empty((len(ids), horizon, action_dim), np.float32)
         source, target = ids.contiguous().numpy().reshape(-1, action_dim), actions.reshape(-1, action_dim)
-        return torch.from_numpy(actions) if decode_bins(self._tables(), source, *fitted.bounds(key), target) else None
+        return (
+            torch.from_numpy(actions)
+            if decode_bins(self._tables(), source, *self._fitted_range().bounds(key), target)
+            else None
+        )
 
     def _encode(self, chunks: torch.Tensor) -> torch.Tensor:
         b, t, d = chunks.shape

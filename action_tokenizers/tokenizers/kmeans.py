@@ -185,8 +185,8 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
         low, high = self._fitted_range().bounds(key)
         rows, out = ids.contiguous().numpy(), np.empty((len(ids), horizon, action_dim), np.float32)
         each = [
-            (book.words[0], first, np.array(dims, np.int64))
-            for book, first, dims in zip(self._books(), self._first_ids(), groups, strict=True)
+            (self._codebook(g).numpy(), first, np.array(dims, np.int64))
+            for g, (first, dims) in enumerate(zip(self._first_ids(), groups, strict=True))
         ]
         fine: list[bool] = []
 

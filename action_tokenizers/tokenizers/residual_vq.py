@@ -106,7 +106,7 @@ class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
     def _fit(self, chunks: torch.Tensor, is_pad: torch.Tensor | None, progress: Progress | None) -> None:
         flat = chunks.flatten(1)
         mean, basis = self._latent_space(flat)
-        left = self._project(flat, mean, basis)
+        left = _project(flat, mean, basis)
         codebooks = []
         levels, size, seed = self._whole("levels"), self._whole("codebook_size"), self._whole("seed", 0)
         for level in range(levels):
@@ -142,12 +142,6 @@ class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
             pca = PCA(int(asked) if asked >= 1 else float(asked), svd_solver="full").fit(flat.double().numpy())
         return mean.float(), torch.from_numpy(pca.components_).float()
 
-    @staticmethod
-    def _project(flat: torch.Tensor, mean: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
-        """float64: residuals of several levels must not depend on how a batch was blocked."""
-        centred = flat.double() - mean
-        return centred @ basis.double().T if len(basis) else centred
-
     def _allocate(self) -> None:
         size = (self._horizon or 0) * (self._action_dim or 0)
         sizes, rows = self._sizes["codewords"], self._sizes["basis"]
@@ -180,22 +174,23 @@ class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
         flat = chunks.flatten(1)
         if flat.device.type != "cpu":
             first, _ = self._slots(0, 0)
-            return residual_encode(self._project(flat, self.mean, self.basis), self._levels()) + first
+            return residual_encode(_project(flat, self.mean, self.basis), self._levels()) + first
         books, mean, first_ids = self._tables()
         if len(self.basis):
-            return nearest_levels(self._project(flat, self.mean, self.basis), books, first=first_ids)
+            return nearest_levels(_project(flat, self.mean, self.basis), books, first=first_ids)
         return nearest_levels(flat, books, mean=mean, first=first_ids)
 
     def _decode_whole(self, ids: torch.Tensor, horizon: int, action_dim: int, key: str | None) -> torch.Tensor | None:
         if ids.device.type != "cpu" or len(self.basis) or ids.shape[1] != len(self._sizes["codewords"]):
             return None
-        books, mean, first = self._tables()
-        low, high = self._fitted_range().bounds(key)
+        # codebooks and mean as they are now: arrays over them cost nothing
+        words, mean, first = self.codebooks.numpy(), self.mean.double().numpy(), self._tables()[2]
+        sizes, (low, high) = np.array(self._sizes["codewords"]), self._fitted_range().bounds(key)
         rows, out = ids.contiguous().numpy(), np.empty((len(ids), horizon, action_dim), np.float32)
         fine: list[bool] = []
 
         def decode(i: int, j: int) -> None:
-            fine.append(decode_levels(books.words, books.sizes, mean, first, low, high, rows[i:j], out[i:j]))
+            fine.append(decode_levels(words, sizes, mean, first, low, high, rows[i:j], out[i:j]))
 
         over_rows(decode, len(rows))
         return torch.from_numpy(out) if all(fine) else None
@@ -206,3 +201,9 @@ class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
         latent = residual_decode(codes, self._levels(), kept)
         flat = (latent @ self.basis.double() if len(self.basis) else latent) + self.mean
         return flat.float().reshape(-1, horizon, action_dim)
+
+
+def _project(flat: torch.Tensor, mean: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
+    """float64: residuals of several levels must not depend on how a batch was blocked."""
+    centred = flat.double() - mean
+    return centred @ basis.double().T if len(basis) else centred

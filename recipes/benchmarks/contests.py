@@ -56,6 +56,7 @@ class Contest:
         jobs: by operation, then by side.
         notes: what a side made of the data, and whatever else a reader of the speeds must know.
         bytes_each: by operation, then by side, bytes that an item costs at least, where memory is the limit.
+        warm: whether a job runs once more, unmeasured, right before it is timed.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Contest:
     jobs: dict[str, dict[str, Job]]
     notes: dict[str, Any] = field(default_factory=dict)
     bytes_each: dict[str, dict[str, int]] = field(default_factory=dict)
+    warm: bool = True
 
 
 def peer(side: str) -> Any | None:
@@ -165,7 +167,7 @@ def fast_fit(chunks: int, horizon: int, action_dim: int, seed: int) -> Contest:
             PER_CHUNK: lambda: ReferenceFAST.fit(train, scale=SCALE, vocab_size=VOCAB_SIZE),
         }
     }
-    return Contest(f"FAST fit, smooth {horizon} x {action_dim}", chunks, jobs, notes)
+    return Contest(f"FAST fit, smooth {horizon} x {action_dim}", chunks, jobs, notes, warm=False)
 
 
 def binning(chunks: int, horizon: int, action_dim: int, seed: int) -> Contest:

@@ -23,7 +23,6 @@ from action_tokenizers import __version__
 __all__ = ["Job", "fresh_process", "machine", "matmul_limit", "single_calls", "spread", "time_jobs", "versions"]
 
 Job = Callable[[], object]
-BRIEF = 1.0  # seconds
 
 # distributions whose versions a result depends on
 PACKAGES = (
@@ -39,27 +38,23 @@ PACKAGES = (
 
 
 def time_jobs(
-    jobs: Mapping[str, Job], repeats: int, seed: int, clock: Callable[[], float] | None = None
+    jobs: Mapping[str, Job], repeats: int, seed: int, clock: Callable[[], float] | None = None, *, warm: bool = True
 ) -> dict[str, list[float]]:
     """Return the seconds of every repeat of every job, all jobs in a new random order in every repeat.
 
-    The first, unmeasured call of each compiles and warms. A job of under a second is called once more, unmeasured,
-    right before it is timed: what counts is batch after batch, and not what the job before left behind (threads of its
+    The first, unmeasured call of each compiles and warms. With `warm` each is called once more, unmeasured, right
+    before it is timed: what counts is then batch after batch, and not what the job before left behind (threads of its
     library that still spin, pages that the system has taken back).
     """
     clock = clock or time.perf_counter
-    brief = set()
-    for name, job in jobs.items():
-        start = clock()
+    for job in jobs.values():
         job()
-        if clock() - start < BRIEF:
-            brief.add(name)
     order, shuffle = list(jobs), random.Random(seed).shuffle
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(repeats):
         shuffle(order)
         for name in order:
-            if name in brief:
+            if warm:
                 jobs[name]()
             start = clock()
             jobs[name]()

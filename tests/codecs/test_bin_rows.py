@@ -118,6 +118,15 @@ def test_a_line_gives_the_actions_only_where_it_gives_all_of_them(name, expected
     assert np.array_equal(on_line[exists], values[exists]) == expected
 
 
+def test_a_line_that_gives_another_zero_is_none():
+    tables = build_cells(np.empty((1, 0), np.float32), np.zeros((1, 1), np.float32), np.array([1]), True)
+    bounds = np.full(1, -0.0, np.float32)  # a dim that is always -0
+    few, many = np.empty((1, 1), np.float32), np.empty((500, 1), np.float32)
+    for out in (few, many):
+        assert decode_bins(tables, np.zeros(out.shape, np.int64), bounds, bounds, out)
+    assert np.signbit(few).all() == np.signbit(many).all()
+
+
 def test_a_cell_border_one_float_off_is_not_taken_for_regular():
     edges, centres = (a.astype(np.float32)[None] for a in uniform_cells(16))
     assert build_cells(edges, centres, np.array([16]), True).grid.shape[1] == 0

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from action_tokenizers.codecs import nearest as module
-from action_tokenizers.codecs.nearest import build_books, fit_codebook, nearest, nearest_levels
+from action_tokenizers.codecs.affine import from_unit
+from action_tokenizers.codecs.nearest import build_books, decode_words, fit_codebook, nearest, nearest_levels
 
 
 def brute_force(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
@@ -217,3 +218,23 @@ def test_a_draw_over_all_of_many_vectors_is_used(monkeypatch):
     vectors = torch.arange(4.0).repeat_interleave(1000)[:, None] + random(10, 4000, 1) / 100
     codebook = fit_codebook(vectors, 4, seed=0)[:, 0]
     torch.testing.assert_close(codebook, torch.arange(4.0), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("places", [1, 6])
+def test_words_become_actions_to_the_same_bits(places):
+    rng, n, t, d = np.random.default_rng(places), 50, 6, 4
+    low, high = np.float32([-2, 0.5, 1, -0.1]), np.float32([3, 0.5, 1e6, 0.3])
+    groups, out, steps = [[2, 0], [3, 1]], np.empty((n, t, d), np.float32), np.empty((n, t, d), np.float32)
+    ids = np.empty((n, places * 2), np.int64)
+    for g, dims in enumerate(groups):
+        words = rng.normal(0, 0.7, (5 + g, t // places * 2)).astype(np.float32)
+        codes = rng.integers(0, len(words), (n, places))
+        ids[:, g::2] = codes + 10 * g
+        assert decode_words(words, 10 * g, np.array(dims), low, high, ids, g, 2, out)
+        z = torch.from_numpy(words[codes].reshape(n, t, 2))
+        steps[:, :, dims] = from_unit(z, torch.from_numpy(low[dims]), torch.from_numpy(high[dims])).numpy()
+        for wrong in (10 * g - 1, 10 * g + len(words), -(2**63), 2**63 - 1):
+            bad = ids.copy()
+            bad[-1, g] = wrong
+            assert not decode_words(words, 10 * g, np.array(dims), low, high, bad, g, 2, out.copy())
+    np.testing.assert_array_equal(out.view(np.uint32), steps.view(np.uint32))

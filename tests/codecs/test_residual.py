@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from action_tokenizers.codecs.residual import residual_decode, residual_encode
+from action_tokenizers.codecs.affine import from_unit
+from action_tokenizers.codecs.residual import decode_levels, residual_decode, residual_encode
 
 
 def books(seed: int, levels: int, length: int) -> list[torch.Tensor]:
@@ -95,3 +96,24 @@ def test_zero_among_the_codewords_makes_every_level_help():
     errors = [float((residual_decode(codes, codebooks, torch.full((100,), m)) - data).square().sum()) for m in range(7)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < errors[0] / 2
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 300])
+def test_levels_decode_in_one_pass_to_the_same_bits(n):
+    rng, (t, d) = np.random.default_rng(n), (5, 3)
+    sizes = np.array([4, 7, 1, 9])
+    words = rng.normal(0, 0.5, (4, 9, t * d)).astype(np.float32)
+    first, mean = np.cumsum(sizes) - sizes, rng.normal(0, 0.3, t * d).astype(np.float32).astype(np.float64)
+    low, high = np.float32([-2, 0.5, 1]), np.float32([3, 0.5, 1e6])
+    codes = rng.integers(0, sizes, (n, 4))
+    out = np.empty((n, t, d), np.float32)
+    assert decode_levels(words, sizes, mean, first, low, high, codes + first, out)
+    books = [torch.from_numpy(book[:k]) for book, k in zip(words, sizes, strict=True)]
+    total = residual_decode(torch.from_numpy(codes), books, torch.full((n,), 4)) + torch.from_numpy(mean)
+    steps = from_unit(total.float().reshape(n, t, d), torch.from_numpy(low), torch.from_numpy(high)).numpy()
+    np.testing.assert_array_equal(out.view(np.uint32), steps.view(np.uint32))
+    for level, wrong in ((0, -1), (1, 7), (3, 9), (2, -(2**62)), (3, 2**62)):
+        if n:
+            bad = codes + first
+            bad[-1, level] = first[level] + wrong
+            assert not decode_levels(words, sizes, mean, first, low, high, bad, out)

@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -72,6 +73,44 @@ def test_raises_what_a_block_raises(bad):
     seen = []
     over_rows(lambda i, j: seen.append((i, j)), 3, least=1)  # and the pool still works
     assert sorted(seen) == [(0, 1), (1, 2), (2, 3)]
+
+
+@pytest.mark.usefixtures("torch_threads")
+def test_nobody_minds_that_another_thread_took_the_last_block():
+    torch.set_num_threads(4)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(3000):
+            seen = []
+            over_rows(lambda i, j, seen=seen: seen.append(i), 16, least=1)
+            assert len(seen) == 16
+    finally:
+        sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("torch_threads")
+def test_nobody_works_any_more_after_it_raised(monkeypatch):
+    torch.set_num_threads(3)
+    over_rows(lambda i, j: None, 12, least=1)
+    submit, asked, rows = threads._pool.submit, [], []
+
+    def second_fails(work):
+        asked.append(work)
+        if len(asked) == 2:
+            raise RuntimeError("can't start new thread")
+        return submit(work)
+
+    def slow(start: int, stop: int) -> None:
+        time.sleep(0.02)
+        rows.append(start)
+
+    monkeypatch.setattr(threads._pool, "submit", second_fails)
+    with pytest.raises(RuntimeError, match="new thread"):
+        over_rows(slow, 12, least=1)
+    written = len(rows)
+    time.sleep(0.1)
+    assert len(rows) == written < 12
 
 
 @pytest.mark.usefixtures("torch_threads")

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import shutil
 import warnings
 
@@ -229,3 +230,33 @@ def test_replace_keeps_all_but_what_it_names():
     for what in ("actions", "states", "action_is_pad"):
         for got, wanted in zip(getattr(other, what), getattr(mine, what), strict=True):
             np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ECONNABORTED])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["as it came", "taken for a broken file"])
+def test_what_the_system_says_is_no_fault_of_the_file(tmp_path, monkeypatch, number, wrapped):
+    def refused(*_, **__):
+        error = OSError(number, "says the system")
+        if wrapped:
+            raise FormatError("broken") from error
+        raise error
+
+    np.save(tmp_path / "x.npy", np.zeros((2, 5, 2)))
+    monkeypatch.setattr("action_tokenizers.data.readers.arrays.read", refused)
+    with pytest.raises(OSError, match=r"x\.npy: says the system") as told:
+        Episodes.load(tmp_path / "x.npy")
+    assert told.value.errno == number
+
+
+def test_too_many_open_files(tmp_path):
+    resource = pytest.importorskip("resource", reason="limits open files as Unix does")
+    np.save(tmp_path / "x.npy", np.zeros((2, 5, 2)))
+    Episodes.load(tmp_path / "x.npy")  # imports what opens files
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(OSError, match=r"x\.npy: [Tt]oo many open files") as told:
+            Episodes.load(tmp_path / "x.npy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert told.value.errno == errno.EMFILE

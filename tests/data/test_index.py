@@ -181,3 +181,22 @@ def test_a_sample_of_the_stored_bytes_is_all_of_few_and_evenly_spaced_of_many():
     got = np.concatenate([np.arange(begin, begin + length) for begin, length in _sampled(places)])
     firsts = np.linspace(0, len(stored) - BLOCK, BLOCKS).astype(int)
     np.testing.assert_array_equal(got, np.concatenate([stored[first : first + BLOCK] for first in firsts]))
+
+
+def test_of_a_large_file_only_what_is_said_to_be_is_noticed(tmp_path, monkeypatch):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr("action_tokenizers.data.index.BLOCK", 64)
+    values = np.random.default_rng(0).normal(size=4000)
+    middle = np.argsort(np.abs(values))[:1000]  # no extremes
+
+    def digest(**changed: float) -> str:
+        others = values.copy()
+        for at, value in changed.items():
+            others[int(at[1:])] = value
+        plain = {"compression": "none", "use_dictionary": False}
+        parquet.write_table(pa.table({"action": others}), tmp_path / "x.parquet", **plain)
+        return contents_of(tmp_path / "x.parquet", ["action"])
+
+    noticed = [digest(**{f"_{at}": 0.0}) != digest() for at in middle[::50]]
+    assert 0 < sum(noticed) < len(noticed)
+    assert digest(**{f"_{middle[1]}": 99.0}) != digest()  # an extreme

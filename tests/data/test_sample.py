@@ -1,3 +1,4 @@
+import itertools
 import pickle
 
 import numpy as np
@@ -243,3 +244,23 @@ def test_what_was_left_out_adds_up_when_samples_are_merged():
     b.skipped_shards, b.lost_episodes = ("s/1", "s/2"), 1
     a.merge(b)
     assert (a.skipped_shards, a.lost_episodes) == (("s/1", "s/2", "s/3"), 5)
+
+
+def test_zeros_of_both_signs_are_one_extreme_in_whatever_order_they_come():
+    actions = [np.ones((9, 1), np.float32) * sign for sign in (1, 1, 1, -1, -1, -1)]
+    for episode, zero in zip(actions, (0.0, -0.0, 0.0, -0.0, 0.0, -0.0), strict=True):
+        episode[4:7] = zero  # the smallest of the first three, the largest of the others
+    for some in (range(3), range(3, 6)):
+        digests, bits = set(), set()
+        for order in itertools.permutations(some):
+            parts = [ChunkSample(horizon=4).add(Episodes([actions[i]], names=(i,))) for i in order]
+            streamed = ChunkSample(horizon=4)
+            for i in order:
+                streamed.add(Episodes([actions[i]], names=(i,)))
+            left = parts[0].merge(parts[1]).merge(parts[2])
+            digests |= {streamed.digest(), left.digest()}
+            bits |= {values["default"].tobytes() for values in (left.minimum, left.maximum)}
+            bits |= {values["default"].tobytes() for values in (streamed.minimum, streamed.maximum)}
+        whole = ChunkSample(horizon=4).add(Episodes([actions[i] for i in some], names=tuple(some)))
+        assert digests == {whole.digest()}
+        assert np.float32(-0.0).tobytes() not in bits

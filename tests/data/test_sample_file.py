@@ -1,4 +1,8 @@
+import errno
 import json
+import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,7 +117,9 @@ def test_progress_lies_beside_the_sample_and_changes_nothing_of_it(tmp_path):
     sample().save(tmp_path / "plain")
     with pytest.raises(FormatError, match="got a file without progress: give another path"):
         progress_of(tmp_path / "plain")
-    with pytest.raises(FormatError, match="expected an unfinished chunk sample at missing"):
+    with pytest.raises(
+        FormatError, match=r"expected an unfinished chunk sample at .*missing, got .*: delete it to begin anew"
+    ):
         progress_of(tmp_path / "missing")
 
 
@@ -125,3 +131,48 @@ def test_what_was_left_out_is_stored_and_changes_the_bytes_only_where_there_is_a
     mine.save(tmp_path / "part")
     back = ChunkSample.load(tmp_path / "part")
     assert (back.skipped_shards, back.lost_episodes, back.digest()) == (("set/b.parquet",), 3, mine.digest())
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    done: list[tuple[str, int]] = []
+    sync, move = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append(("fsync", os.fstat(file).st_size)), sync(file)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append(("replace", os.stat(a).st_size)), move(a, b)))
+    sample().save(tmp_path / "x")
+    size = (tmp_path / "x").stat().st_size
+    assert done == [("fsync", size), ("replace", size)]
+
+
+def test_a_full_disk_is_told_by_the_file_and_leaves_the_older_one(tmp_path, monkeypatch):
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write(sample(), tmp_path / "part", {"done": [1]})
+    before = (tmp_path / "part").read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(
+        OSError, match=rf"{re.escape(str(tmp_path / 'part'))}, got No space left on device: make room"
+    ) as told:
+        write(sample(seed=1), tmp_path / "part", {"done": [1, 2]})
+    assert told.value.errno == errno.ENOSPC
+    assert (tmp_path / "part").read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["part"]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(
+        OSError, match=rf"expected to write a sample to {re.escape(str(tmp_path / 'file' / 'part'))}, got "
+    ):
+        sample().save(tmp_path / "file" / "part")
+
+
+@pytest.mark.parametrize("kept", [0, 5, 2000])
+def test_a_partial_sample_that_is_cut_short_says_to_delete_it(tmp_path, kept, monkeypatch):
+    write(sample(), tmp_path / "part", {"done": [1]})
+    (tmp_path / "part").write_bytes((tmp_path / "part").read_bytes()[:kept])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        FormatError, match=rf"chunk sample at {re.escape(str(tmp_path / 'part'))}, got .*: delete it to begin anew"
+    ):
+        progress_of(Path("part"))

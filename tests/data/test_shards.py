@@ -189,7 +189,7 @@ def test_a_broken_file_is_told_apart_from_what_is_done_with_its_pieces(tmp_path)
     spoil_actions(root / "file-001.parquet")
     shards, cut_off = open_shards(root, skip_broken=True), []
     assert [name for piece in shards.pieces(0, cut_off) for name in piece.names] == [0, 1, 2]
-    assert cut_off == [3]
+    assert cut_off == [1]  # the file that episode 3 goes on in
     with pytest.raises(BrokenFile, match=r"set/file-001\.parquet"):
         list(shards.pieces(1, []))
     with pytest.raises(FormatError, match=r"set/file-001\.parquet"):
@@ -235,7 +235,7 @@ def test_actions_that_cannot_be_read_are_found_when_they_are(tmp_path):
         list(shards.read(0))  # whose last episode goes on there
     cut_off: list[int] = []
     assert [name for piece in shards.read(0, cut_off) for name in piece.names] == [0, 1, 2]
-    assert cut_off == [3]
+    assert cut_off == [1]  # the file that episode 3 goes on in
 
 
 def test_a_broken_value_is_named_by_episode_frame_and_dim(tmp_path):
@@ -310,6 +310,45 @@ def test_a_copy_of_the_hub_is_fetched_where_it_is_missing(tmp_path, monkeypatch)
     assert asked == [("me/set", "abc")]
 
 
+def test_half_a_copy_of_the_hub_is_fetched_again(tmp_path, monkeypatch):
+    shards = open_shards(write_frames(tmp_path / "set", recorded(4), [20]), skip_broken=True)
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "file-000.parquet").write_bytes((tmp_path / "set" / "file-000.parquet").read_bytes())
+    away = replace(shards, files=replace(shards.files, root=tmp_path / "half"), hub=("me/set", "half"))
+    monkeypatch.setattr("action_tokenizers.download.fetch", lambda *_, **__: tmp_path / "set")
+    same(away.here().load(), shards.load())
+    with pytest.raises(FileNotFoundError, match=r"no file-001\.parquet on this machine"):
+        replace(away, hub=None).here()
+
+
+@pytest.mark.parametrize("hub", [True, False])
+def test_a_file_that_is_indexed_where_it_is_missing(tmp_path, monkeypatch, hub):
+    """On another machine: of the Hub it is fetched, any other is no broken file that is left out."""
+    root = write_frames(tmp_path / f"set {hub}", recorded(4), [20, 40])
+    wanted = open_shards(root).load()
+    if hub:
+        monkeypatch.setattr("action_tokenizers.data.shards.locate", lambda *_: (root, "me/set"))
+    asked = []
+    monkeypatch.setattr(
+        "action_tokenizers.download.fetch", lambda *_, revision: asked.append(revision) or tmp_path / "gone"
+    )
+
+    def each(function, items, stage):
+        root.rename(tmp_path / "gone")
+        try:
+            return [function(number) for number in items]
+        finally:
+            (tmp_path / "gone").rename(root)
+
+    source = "me/set" if hub else root
+    if hub:
+        same(replace(open_shards(source, each=each, skip_broken=True), source=wanted.source).load(), wanted)
+        assert asked == [root.name]  # once for all files
+    else:
+        with pytest.raises(FileNotFoundError, match=r"no file-000\.parquet on this machine"):
+            open_shards(source, each=each, skip_broken=True)
+
+
 CROWD = """
     import resource, sys
     from action_tokenizers.data.shards import open_shards
@@ -330,3 +369,11 @@ def test_more_files_than_a_process_may_open(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(CROWD), str(root)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.stdout == f"{episodes.frames}\n", done.stderr
+
+
+@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf")])
+def test_an_fps_that_is_no_rate_is_refused_before_anything_is_read(tmp_path, fps, monkeypatch):
+    root = write_frames(tmp_path / "set", recorded(2))
+    monkeypatch.setattr("action_tokenizers.data.shards.layout_of", lambda path: pytest.fail(f"read {path}"))
+    with pytest.raises(ActionValueError, match="expected fps > 0"):
+        open_shards(root, fps=fps, skip_broken=True)

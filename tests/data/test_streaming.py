@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 import textwrap
@@ -18,7 +19,10 @@ from tests.fakes.shard_files import recorded, spoil_actions, truncate, write_fra
 
 pytest.importorskip("pyarrow")
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*shorter than the horizon")  # some episodes are meant to be
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*shorter than the horizon"),  # some episodes are meant to be
+    pytest.mark.filterwarnings("ignore:.* left out"),  # and some files broken
+]
 
 HORIZON = 5
 
@@ -148,7 +152,10 @@ def test_a_partial_sample_of_other_data_or_none_is_refused(root, tmp_path):
     with pytest.raises(FormatError, match="without progress"):
         sample_shards(root, horizon=HORIZON, resume=partial)
     partial.write_bytes(b"no sample")
-    with pytest.raises(FormatError, match="expected an unfinished chunk sample at partial"):
+    with pytest.raises(
+        FormatError,
+        match=rf"expected an unfinished chunk sample at {re.escape(str(partial))}, got .*: delete it to begin anew",
+    ):
         sample_shards(root, horizon=HORIZON, resume=partial)
 
 
@@ -217,7 +224,7 @@ def test_left_out_files_are_named_and_counted_and_no_episode_comes_in_part(spoil
     assert len(said) == 3
     assert said[0].startswith("1 of 4 files of set left out as broken, set/file-003.parquet; ")
     assert said[0].endswith("left out with them: 1")
-    assert said[1].startswith("1 episode of set/file-000.parquet left out: 3 goes on")
+    assert said[1].startswith("1 episode of set/file-000.parquet left out: 3 goes on in set/file-001.parquet, which")
     assert said[2].startswith("set/file-001.parquet left out, episodes lost with it: 4: ")
     assert {Path(one.filename).name for one in told} == {"test_streaming.py"}
 
@@ -243,6 +250,9 @@ def test_an_interrupted_sample_counts_what_it_left_out_once(spoiled, tmp_path):
         ({"horizon": 0}, "expected horizon >= 1"),
         ({"stride": 0}, "expected stride >= 1"),
         ({"key": ""}, "expected a key"),
+        ({"fps": 0}, "expected fps > 0, got 0"),
+        ({"fps": -1}, "expected fps > 0, got -1"),
+        ({"fps": float("nan")}, "expected fps > 0, got nan"),
         ({"relative": Relative(("state", "state"))}, "expected one mode per action dim"),
         ({"relative": Relative("state"), "state": False}, "expected states of at least 3 dims"),
     ],
@@ -283,6 +293,84 @@ def test_nan_is_refused_by_place_and_leaves_the_file_out_when_asked_to(tmp_path)
     assert (found.skipped_shards, found.lost_episodes) == (("set/file-001.parquet",), 3)
 
 
+def test_a_broken_file_within_one_episode_is_named_once(tmp_path):
+    episodes = recorded(4, seed=3)
+    length = episodes.lengths[0]
+    root = write_frames(tmp_path / "set", episodes, [3, 6, length], rows_per_group=1)
+    spoil_actions(root / "file-001.parquet")
+    shards = open_shards(root, skip_broken=True)
+    assert not len(shards.own(1))
+    found = sample_shards(shards, horizon=HORIZON)
+    assert (found.skipped_shards, found.lost_episodes) == (("set/file-001.parquet",), 1)
+    with pytest.warns(UserWarning, match="left out") as told:
+        assert [name for piece in stream(shards) for name in piece.names] == [1, 2, 3]
+    goes_on = "1 episode of set/file-000.parquet left out: 0 goes on in set/file-001.parquet, which cannot be read"
+    assert [str(one.message) for one in told] == [goes_on]
+
+
+def test_what_is_left_out_of_a_sample_is_told_with_its_reason(spoiled):
+    root, _, _ = spoiled
+    with pytest.warns(UserWarning, match="left out") as told:
+        sample_shards(root, horizon=HORIZON, skip_broken=True)
+    said = [str(one.message) for one in told]
+    assert said[0].startswith("1 episode of set/file-000.parquet left out: 3 goes on in set/file-001.parquet")
+    assert said[1].startswith("set/file-001.parquet left out, episodes lost with it: 4: set/file-001.parquet: expected")
+    assert len(said) == 2
+    assert {Path(one.filename).name for one in told} == {"test_streaming.py"}
+
+
+def test_an_episode_that_spans_files_and_is_refused_for_its_own_values_is_told_as_such(tmp_path):
+    episodes = recorded(4, seed=3)
+    ends = np.cumsum(episodes.lengths)
+    spoiled = [actions.copy() for actions in episodes.actions]
+    spoiled[1][0, 2] = np.nan
+
+    class Unchecked:
+        actions, states, lengths, names = spoiled, episodes.states, episodes.lengths, episodes.names
+
+    root = write_frames(tmp_path / "set", Unchecked(), [ends[1] - 2])
+    with pytest.warns(UserWarning, match="left out") as told:
+        found = sample_shards(root, horizon=HORIZON, skip_broken=True)
+    assert (found.skipped_shards, found.lost_episodes) == (("set/file-000.parquet",), 2)
+    reason = r"set/file-000\.parquet left out, episodes lost with it: 2: .*nan at action of episode 1, frame 0, dim 2"
+    assert [bool(re.match(reason, str(one.message))) for one in told] == [True]
+
+
+def test_nothing_left_without_the_broken_files(tmp_path):
+    root = write_frames(tmp_path / "set", recorded(12), [31])
+    spoil_actions(root / "file-000.parquet")
+    spoil_actions(root / "file-001.parquet")
+    reason = r"(?s)got 0 shorter ones and 2 files that cannot be used: set/file-000\.parquet left out.*got.*; repair"
+    with pytest.raises(FormatError, match=reason):
+        sample_shards(root, horizon=3, skip_broken=True)
+    root = write_frames(tmp_path / "other", recorded(12), [120])
+    truncate(root / "file-001.parquet")
+    reason = r"1 files that cannot be used: other/file-001\.parquet left out: .*whole parquet file.*; repair"
+    with pytest.raises(FormatError, match=reason):
+        sample_shards(root, horizon=99, skip_broken=True)
+    root = write_frames(tmp_path / "none", recorded(1), [3])
+    truncate(root / "file-001.parquet")
+    with pytest.raises(FormatError, match=r"got none outside of its broken files: none/file-001\.parquet: .*whole"):
+        sample_shards(root, horizon=3, skip_broken=True)
+
+
+def test_options_for_what_is_already_open_are_refused(root):
+    shards = open_shards(root)
+    with pytest.raises(ActionValueError, match=r"expected no fps, skip_broken for a data set that is already open"):
+        sample_shards(shards, horizon=HORIZON, skip_broken=True, fps=3)
+    with pytest.raises(ActionValueError, match=r"expected no nonsense for a data set that is already open"):
+        next(stream(shards, nonsense=1))
+    assert sample_shards(shards, horizon=HORIZON, k=40).digest() == whole(root).digest()
+
+
+def test_a_stream_without_a_horizon_goes_by_its_first_piece(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    actions = [rng.normal(size=(length, 2)) for length in (4, 4, 4, 40, 40, 40, 40)]
+    root = write_frames(tmp_path / "set", Episodes(actions, states=actions, fps=10.0), [12])
+    horizons = (ChunkSample.of(data).horizon for data in (stream(root), Episodes.load(root)))
+    assert (*horizons, sample_shards(root).horizon) == (4, 10, 10)
+
+
 def test_nothing_long_enough(root):
     with pytest.raises(ActionShapeError, match="at least horizon 99 steps in set, got 12 episodes"):
         sample_shards(root, horizon=99)
@@ -305,6 +393,10 @@ def test_large_is_told_by_the_bytes_of_parquet(root, tmp_path, monkeypatch):
     assert is_large(root / "file-001.parquet")
     np.save(tmp_path / "x.npy", np.zeros(9999))
     assert not is_large(tmp_path / "x.npy")
+    size = sum(file.stat().st_size for file in root.glob("*.parquet"))
+    (root / "folder.parquet").mkdir()
+    monkeypatch.setattr("action_tokenizers.data.streaming.LARGE", size + 1)
+    assert not is_large(root)
 
 
 def test_a_data_set_of_the_hub(tmp_path):

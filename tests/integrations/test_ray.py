@@ -1,6 +1,7 @@
 """Ray for real: two workers on this machine, one of them killed in the middle where a test asks for it."""
 
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -244,6 +245,37 @@ def test_ray_data_reads_the_token_files(root, tokenizer, tmp_path):
     rows = ray.data.read_parquet(str(tmp_path / "out")).take_all()
     assert len(rows) == manifest["chunks"]
     assert sum(len(row["tokens"]) for row in rows) == manifest["tokens"]
+
+
+@on_ray
+def test_files_that_workers_do_not_see_are_no_broken_ones(root, tokenizer, tmp_path, monkeypatch):
+    here, gone = tmp_path / "set", tmp_path / "gone"
+    shutil.copytree(root, here)
+    shards = open_shards(here, skip_broken=True)
+    cores = engine._cores
+
+    def hide() -> int:  # the driver has seen the files before it asks for cores
+        if here.exists():
+            here.rename(gone)
+        return cores()
+
+    monkeypatch.setattr(engine, "_cores", hide)
+    with pytest.raises(FileNotFoundError, match="on this machine: every machine must see all files"):
+        engine.sample(here, skip_broken=True)
+    for run in (lambda: engine.sample(shards), lambda: engine.encode(tokenizer, shards, tmp_path / "out")):
+        with pytest.raises(FileNotFoundError, match="on this machine: every machine must see all files"):
+            run()
+
+
+@on_ray
+def test_options_for_a_data_set_that_is_open_are_refused(root, tokenizer, tmp_path):
+    for run in (
+        lambda shards: engine.sample(shards, skip_broken=True),
+        lambda shards: engine.encode(tokenizer, shards, tmp_path, skip_broken=True),
+        lambda shards: engine.audit(tokenizer, shards, opening={"skip_broken": True}),
+    ):
+        with pytest.raises(ActionValueError, match="expected no skip_broken for a data set that is open"):
+            run(open_shards(root))
 
 
 class LastComesFirst:

@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from action_tokenizers import ActionTokenizer, BinningTokenizer, Episodes, FASTTokenizer, KMeansTokenizer, Relative
-from action_tokenizers.data import ChunkSample, chunks, open_shards
+from action_tokenizers.data import ChunkSample, Shards, chunks, open_shards
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError, NotFittedError
 from action_tokenizers.integrations import token_shards
 from action_tokenizers.integrations.token_shards import (
@@ -150,14 +151,16 @@ def test_a_folder_of_something_else_is_refused(root, tokenizer, tmp_path):
     with pytest.raises(FormatError, match="of another pad_id, tokenizer, vocab_size"):
         encode_shards(other, root, tmp_path / "out")
     assert read_manifest(tmp_path / "out")["stride"] == HORIZON  # and is left as it was
+    manifest = read_manifest(tmp_path / "out")
     (tmp_path / "out" / MANIFEST).unlink()
     with pytest.raises(FormatError, match="unknown origin"):
         encode_shards(tokenizer, root, tmp_path / "out")
     with pytest.raises(FormatError, match=r"expected _manifest\.json in elsewhere"):
         read_manifest(tmp_path / "elsewhere")
-    (tmp_path / "out" / MANIFEST).write_text("{}")
-    with pytest.raises(FormatError, match="token shards of version 1"):
-        read_manifest(tmp_path / "out")
+    for other in ({}, manifest | {"version": 0}, manifest | {"files": None}, manifest | {"files": [{"file": "x"}]}):
+        (tmp_path / "out" / MANIFEST).write_text(json.dumps(other))
+        with pytest.raises(FormatError, match="token shards of version 1"):
+            read_manifest(tmp_path / "out")
 
 
 def test_data_that_do_not_fit_the_tokenizer(root, tokenizer, tmp_path):
@@ -211,7 +214,7 @@ def test_tokens_of_data_whose_contents_changed_at_equal_size_are_not_kept(tokeni
     for file in ("tokens-000000.parquet", "tokens-000001.parquet"):  # and were they there, they would not be kept
         (tmp_path / "new").mkdir(exist_ok=True)
         (tmp_path / "new" / file).write_bytes(before[file])
-    encoding = prepare(tokenizer, root, tmp_path / "new", mark=False)
+    encoding = replace(prepare(tokenizer, root, tmp_path / "empty"), folder=tmp_path / "new")
     assert not any(write_shard(encoding, number).kept for number in range(2))
     assert all(bytes_of(tmp_path / "new")[file] != before[file] for file in ("tokens-000000.parquet",))
 
@@ -289,7 +292,167 @@ def test_a_disk_that_fills_leaves_an_incomplete_folder_that_can_be_gone_on_with(
 
 def test_half_files_of_killed_workers_are_swept_up(root, tokenizer, tmp_path):
     encoding = prepare(tokenizer, root, tmp_path / "out")
-    (tmp_path / "out" / ".tokens-000001.parquet.abcd").write_bytes(b"half")
+    (tmp_path / "out" / f".tokens-000001.parquet.{encoding.run}-abcd").write_bytes(b"half")
+    old, new = (tmp_path / "out" / f".tokens-000002.parquet.other-{name}" for name in ("old", "new"))
+    for other in (old, new):
+        other.write_bytes(b"of another run")
+    os.utime(old, (0, 0))
     finish(encoding, [write_shard(encoding, number) for number in range(6)])
+    assert not old.exists()
+    new.unlink()  # somebody may still be writing it
     encode_shards(tokenizer, root, tmp_path / "whole")
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+
+
+def test_a_run_that_goes_on_sweeps_up_after_the_one_it_goes_on_with(root, tokenizer, tmp_path):
+    first, second = (prepare(tokenizer, root, tmp_path / "out") for _ in range(2))
+    assert first.run == second.run
+    (tmp_path / "fresh").mkdir()
+    assert prepare(tokenizer, root, tmp_path / "fresh").run != first.run
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_encodes_that_begin_at_once_one_is_refused(root, tokenizer, tmp_path, monkeypatch, links):
+    """The second passes its checks before the mark of the first is there."""
+    other = FASTTokenizer(horizon=HORIZON, vocab_size=100).fit(Episodes.load(root))
+    create, began = token_shards._create, []
+
+    def late(path, data):
+        monkeypatch.setattr(token_shards, "_create", create)
+        began.append(prepare(other, root, tmp_path / "out"))
+        create(path, data)
+
+    def no_links(*_):
+        raise OSError(errno.EPERM, "not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(token_shards, "_create", late)
+    with pytest.raises(FormatError, match="of another pad_id, tokenizer, vocab_size"):
+        prepare(tokenizer, root, tmp_path / "out")
+    (encoding,) = began
+    manifest = finish(encoding, [write_shard(encoding, number) for number in range(6)])
+    assert read_manifest(tmp_path / "out", verify=True) == manifest
+
+
+def test_an_encode_that_was_finished_while_another_began_stays(root, tokenizer, tmp_path, monkeypatch):
+    other = FASTTokenizer(horizon=HORIZON, vocab_size=100).fit(Episodes.load(root))
+    create = token_shards._create
+
+    def late(path, data):
+        monkeypatch.setattr(token_shards, "_create", create)
+        encode_shards(other, root, tmp_path / "out")
+        create(path, data)
+
+    monkeypatch.setattr(token_shards, "_create", late)
+    with pytest.raises(FormatError, match="of another pad_id, tokenizer, vocab_size"):
+        prepare(tokenizer, root, tmp_path / "out")
+    assert read_manifest(tmp_path / "out", verify=True)["tokenizer"] == tokenizer_digest(other)
+
+
+def test_two_encodes_of_the_same_at_once(root, tokenizer, tmp_path, monkeypatch):
+    """One runs to its end, and sweeps up, while the other is in the middle of a file."""
+    encoding = prepare(tokenizer, root, tmp_path / "out")
+    write = token_shards._write
+
+    def slow(*given):
+        written = write(*given)
+        if written.chunks:
+            monkeypatch.setattr(token_shards, "_write", write)
+            encode_shards(tokenizer, root, tmp_path / "out")
+        return written
+
+    monkeypatch.setattr(token_shards, "_write", slow)
+    manifest = finish(encoding, [write_shard(encoding, number) for number in range(6)])
+    encode_shards(tokenizer, root, tmp_path / "whole")
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+    assert read_manifest(tmp_path / "out", verify=True) == manifest
+
+
+def test_a_manifest_is_not_written_over_files_of_something_else(root, tokenizer, tmp_path):
+    encoding = prepare(tokenizer, root, tmp_path / "out")
+    written = [write_shard(encoding, number) for number in range(6)]
+    encode_shards(tokenizer, root, tmp_path / "other", stride=1)
+    name = "tokens-000001.parquet"
+    for data in ((tmp_path / "other" / name).read_bytes(), b"no parquet"):
+        (tmp_path / "out" / name).write_bytes(data)
+        with pytest.raises(FormatError, match=rf"expected {name} of this encoding in .*, got none or another"):
+            finish(encoding, written)
+        with pytest.raises(FormatError, match="got an unfinished one"):
+            read_manifest(tmp_path / "out")
+
+
+def test_an_interrupted_copy_does_not_look_complete(root, tokenizer, tmp_path):
+    encode_shards(tokenizer, root, tmp_path / "out")
+    file = tmp_path / "out" / "tokens-000001.parquet"
+    data = file.read_bytes()
+    file.write_bytes(data[:-1])
+    told = rf"expected tokens-000001\.parquet of {len(data)} bytes in out, as _manifest\.json says, got "
+    with pytest.raises(FormatError, match=f"{told}{len(data) - 1} bytes"):
+        read_manifest(tmp_path / "out")
+    file.write_bytes(bytes(len(data)))
+    assert read_manifest(tmp_path / "out")["episodes"] == 12  # which does not read the files
+    with pytest.raises(FormatError, match=f"{told}other contents"):
+        read_manifest(tmp_path / "out", verify=True)
+    file.unlink()
+    with pytest.raises(FormatError, match=f"{told}none: copy it again"):
+        read_manifest(tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", [MARK, MANIFEST])
+@pytest.mark.parametrize("text", ["", '{"format": "action', "[]"])
+def test_a_mark_or_manifest_that_cannot_be_read(root, tokenizer, tmp_path, name, text):
+    encode_shards(tokenizer, root, tmp_path / "out")
+    (tmp_path / "out" / name).write_text(text)
+    told = (
+        rf"{name}, got a file that cannot be read .*: copy it again, or delete it and the files of tokens to begin anew"
+    )
+    with pytest.raises(FormatError, match=told):
+        encode_shards(tokenizer, root, tmp_path / "out")
+    if name == MANIFEST:
+        with pytest.raises(FormatError, match=told):
+            read_manifest(tmp_path / "out")
+    for file in (tmp_path / "out" / name, *(tmp_path / "out").glob("tokens-*.parquet")):
+        file.unlink()
+    (tmp_path / "out" / MANIFEST).unlink(missing_ok=True)
+    encode_shards(tokenizer, root, tmp_path / "out")
+    assert read_manifest(tmp_path / "out", verify=True)["episodes"] == 12
+
+
+@pytest.mark.parametrize("name", [MARK, MANIFEST, "tokens-000001.parquet"])
+@pytest.mark.parametrize(
+    ("number", "advice"), [(errno.ENOSPC, "make room and encode again"), (errno.EROFS, "kept: encode again")]
+)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names open files by /proc")
+def test_what_is_kept_is_told_wherever_writing_fails(root, tokenizer, tmp_path, monkeypatch, name, number, advice):
+    sync = os.fsync
+
+    def refuse(descriptor):
+        link = Path(f"/proc/self/fd/{descriptor}")
+        if name in str(link.readlink()):
+            raise OSError(number, "refused")
+        sync(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", refuse)
+        with pytest.raises(OSError, match=rf"could not write {name} to .*: refused; .* files are kept: .*") as told:
+            encode_shards(tokenizer, root, tmp_path / "out")
+    assert str(told.value).endswith(advice)
+    assert told.value.errno == number
+    assert not [file.name for file in (tmp_path / "out").iterdir() if file.name.startswith(".")]
+    encode_shards(tokenizer, root, tmp_path / "out")
+    assert read_manifest(tmp_path / "out", verify=True)["episodes"] == 12
+
+
+def test_the_fingerprint_is_taken_once(root, tokenizer, tmp_path, monkeypatch):
+    asked, fingerprint = [], Shards.fingerprint
+    monkeypatch.setattr(Shards, "fingerprint", lambda self: asked.append(1) or fingerprint(self))
+    manifest = encode_shards(tokenizer, root, tmp_path / "out")
+    assert len(asked) == 1
+    assert manifest["data"] == fingerprint(open_shards(root, state=False))
+
+
+def test_options_for_a_data_set_that_is_open_are_refused(root, tokenizer, tmp_path):
+    with pytest.raises(ActionValueError, match="expected no fps, skip_broken for a data set that is open"):
+        encode_shards(tokenizer, open_shards(root), tmp_path / "out", skip_broken=True, fps=3)
+    assert not (tmp_path / "out").exists()

@@ -1,16 +1,19 @@
 """torchrun for real: two ranks under gloo, one of them killed in the middle where a test asks for it."""
 
+import gc
 import json
 import os
 import subprocess
 import sys
 import textwrap
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from action_tokenizers import FASTTokenizer
-from action_tokenizers.data import sample_shards
+from action_tokenizers.data import open_shards, priority, sample_shards
 from action_tokenizers.errors import ActionValueError, FormatError, HubError
 from action_tokenizers.integrations import torchrun
 from action_tokenizers.integrations.token_shards import encode_shards, tokenizer_digest
@@ -119,6 +122,24 @@ def test_one_rank_is_one_process(root, tmp_path, alone):
         torchrun._agreeing(lambda: {}["what"], None)
 
 
+def test_an_error_leaves_no_ring_of_references_that_holds_the_group(alone):
+    """gloo aborts the process where its group goes as late as the interpreter."""
+
+    def refuse():
+        raise FormatError("no")
+
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(FormatError, match="no") as told:
+            torchrun._agreeing(refuse, None)
+        raised = weakref.ref(told.value)
+        del told
+        assert raised() is None
+    finally:
+        gc.enable()
+
+
 def test_what_other_ranks_raise_for_an_error():
     assert torchrun._kind(PermissionError(13, "no")) == "OSError"
     assert torchrun._kind(HubError("no")) == "HubError"
@@ -140,3 +161,39 @@ def test_what_the_index_left_out_is_counted_once(tmp_path, alone):
     assert wanted.lost_episodes > 0
     for _ in range(2):
         assert torchrun.sample(root, resume=tmp_path / "parts", **settings).digest() == wanted.digest()
+
+
+def test_options_for_a_data_set_that_is_open_are_refused(root, alone):
+    with pytest.raises(ActionValueError, match="expected no skip_broken for a data set that is open"):
+        torchrun.sample(open_shards(root), k=40, skip_broken=True)
+
+
+def test_what_only_one_rank_has_is_not_gathered(root, tmp_path, alone, monkeypatch):
+    """Of what is gathered, every rank gets as many as there are ranks: no table of episodes may be among it."""
+    sent, gather = [], alone.all_gather_object
+    monkeypatch.setattr(
+        alone, "all_gather_object", lambda into, one, group: sent.append(type(one).__name__) or gather(into, one, group)
+    )
+    tokenizer = torchrun.fit(FASTTokenizer(horizon=HORIZON, vocab_size=128), root, k=40)
+    torchrun.encode(tokenizer, root, tmp_path / "tokens")
+    assert set(sent) == {"NoneType", "ChunkSample", "list"}  # no error, parts of the sample, what became of files
+
+
+def test_beside_another_backend_one_group_is_made_and_kept(root, alone, monkeypatch):
+    made, new_group = [], alone.new_group
+    monkeypatch.setattr(alone, "get_backend", lambda group=None: "nccl")
+    monkeypatch.setattr(alone, "new_group", lambda **settings: made.append(new_group(**settings)) or made[-1])
+    for _ in range(3):
+        assert torchrun.sample(root, k=40).digest() == sample_shards(root, k=40).digest()
+    assert len(made) == 1
+
+
+def test_machines_whose_logarithms_differ_in_the_last_place(root, alone, monkeypatch):
+    """A worker finds every priority a little larger than the machine that knows the threshold."""
+
+    def larger(*given):
+        return np.nextafter(priority.priorities(*given), np.inf)
+
+    monkeypatch.setattr("action_tokenizers.data.sample.priorities", larger)
+    found = torchrun.sample(root, k=40, horizon=HORIZON, weights={"default": 3.0})
+    assert len(found) == 40

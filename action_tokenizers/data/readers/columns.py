@@ -71,7 +71,8 @@ def column_batches(path: Path, names: Sequence[str], rows: int) -> Iterator[Tabl
     iteration ends or is given up, so that a data set may have more files than a process may open.
     """
     pa = require("pyarrow", "data")
-    with _open(path) as file:
+    # buffered ahead, the columns of all row groups would stay in memory until the file is closed
+    with _open(path, pre_buffer=False) as file:
         lost = [name for name in names if file.schema_arrow.names.count(name) != 1]
         if lost:
             raise FormatError(f"expected the columns {lost} once in {path.name}, got {file.schema_arrow.names}")
@@ -113,10 +114,10 @@ def join_tables(tables: Sequence[Table], where: str) -> Table:
     return {name: np.concatenate([table[name] for table in full]) for name in full[0]}
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, pre_buffer: bool = True) -> Any:
     pa, parquet = require("pyarrow", "data"), require("pyarrow.parquet", "data")
     try:
-        return parquet.ParquetFile(path, page_checksum_verification=True)
+        return parquet.ParquetFile(path, pre_buffer=pre_buffer, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise _broken(path, error) from error
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from action_tokenizers.data.readers.recording import Recording, State
+from action_tokenizers.data.readers.system import raise_of_the_system
 from action_tokenizers.errors import ActionTokenizerError, FormatError
 
 __all__ = ["layout_of", "read"]
@@ -33,12 +34,16 @@ def read(path: Path, *, action: str | None = None, state: State = None, episode:
     Raises:
         FormatError: No known layout (lists what is there and what is known), or files that cannot be read,
             whatever the packages below raised over them.
+        OSError: The system does not let a file be read: too many open files, no permission and the like.
     """
     try:
         return _read(path, action, state, episode)
-    except (ActionTokenizerError, FileNotFoundError, PermissionError, ImportError, MemoryError, Warning):
+    except (FileNotFoundError, PermissionError, ImportError, MemoryError, Warning):
         raise
     except Exception as error:  # what a broken file makes zlib, numpy, h5py, pyarrow and zarr raise has no common base
+        raise_of_the_system(error, path.name)
+        if isinstance(error, ActionTokenizerError):
+            raise
         raise FormatError(
             f"expected a readable data set at {path}, got {type(error).__name__}: {error}; "
             "copy or fetch it again, or write its actions anew"
@@ -89,7 +94,7 @@ def _of_folder(path: Path) -> str | None:
     if (path / "features.json").is_file() or next(path.rglob("*.tfrecord*"), None):
         return "rlds"
     for pattern, layout in (("*.hdf5", "hdf5"), ("*.h5", "hdf5"), ("**/*.parquet", "parquet")):
-        if next(path.glob(pattern), None):
+        if any(file.is_file() for file in path.glob(pattern)):
             return layout
     files = [file for file in path.iterdir() if file.is_file() and _of_file(file)]
     return _of_file(files[0]) if len(files) == 1 else None

@@ -93,7 +93,7 @@ def _data_files(path: Path, info: dict[str, Any]) -> list[Path]:
     if isinstance(template, str) and not _leaves(template):
         patterns.insert(0, re.sub(r"\{[^}]*\}", "*", glob.escape(template)))
     for pattern in patterns:
-        files = sorted(path.glob(pattern))
+        files = sorted(file for file in path.glob(pattern) if file.is_file())
         if files:
             return files
     raise FormatError(

@@ -121,7 +121,7 @@ def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     single = path / "episodes.parquet"
-    return [single] if single.is_file() else sorted(path.rglob("*.parquet"))
+    return [single] if single.is_file() else sorted(file for file in path.rglob("*.parquet") if file.is_file())
 
 
 def numbers(ids: NDArray[Any]) -> NDArray[np.int64]:

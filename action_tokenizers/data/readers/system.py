@@ -8,8 +8,9 @@ NOT_BROKEN = frozenset(
     getattr(errno, name)
     for name in (
         *("EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EINTR"),
-        *("EACCES", "EPERM", "ENOSPC", "EDQUOT", "EROFS"),
-        *("ESTALE", "ETIMEDOUT", "ENOTCONN", "ECONNRESET", "ECONNREFUSED", "ENETDOWN", "ENETUNREACH", "EHOSTDOWN"),
+        *("EACCES", "EPERM", "ENOSPC", "EDQUOT", "EROFS", "EIO", "EPIPE"),
+        *("ESTALE", "ETIMEDOUT", "ENOTCONN", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET"),
+        *("EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETRESET", "ENETUNREACH"),
     )
     if hasattr(errno, name)
 )

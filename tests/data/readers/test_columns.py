@@ -138,3 +138,15 @@ def test_batches_of_a_lost_column_or_a_damaged_page(save):
     path.write_bytes(bytes(data))
     with pytest.raises(FormatError, match=r"whole parquet file at x\.parquet"):
         list(column_batches(path, ["a"], 2))
+
+
+def test_batches_hold_no_row_group_that_was_read(tmp_path):
+    values = np.random.default_rng(0).normal(size=(40, 4096))
+    table = pa.table({"a": values.ravel()})
+    parquet.write_table(table, tmp_path / "x.parquet", row_group_size=4096, use_dictionary=False, compression="none")
+    del table
+    before = pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for _ in column_batches(tmp_path / "x.parquet", ["a"], 4096)]
+    assert len(held) == 40
+    assert max(held) < 6 * values[0].nbytes
+    assert pa.total_allocated_bytes() == before

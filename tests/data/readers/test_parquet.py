@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from action_tokenizers.data import Episodes
+from action_tokenizers.data import Episodes, open_shards
 from action_tokenizers.data.readers.recording import EPISODE_NAMES
 from action_tokenizers.errors import FormatError
 
@@ -128,3 +128,13 @@ def test_no_rows(write_parquet, tmp_path):
     path = write_parquet(tmp_path / "x.parquet", {"action": np.zeros((0, 2)), "episode_index": np.zeros(0, int)})
     with pytest.raises(FormatError, match="expected rows"):
         Episodes.load(path)
+
+
+def test_folders_named_like_files_are_passed_over(write_parquet, tmp_path, walks):
+    actions = walks((5,), 2)[0]
+    (tmp_path / "set" / "a.parquet").mkdir(parents=True)
+    with pytest.raises(FormatError, match="known layouts"):
+        Episodes.load(tmp_path / "set")
+    write_parquet(tmp_path / "set" / "b.parquet", {"action": actions, "episode_index": np.zeros(5, int)})
+    assert Episodes.load(tmp_path / "set").lengths == (5,)
+    assert open_shards(tmp_path / "set").files.files == ("b.parquet",)

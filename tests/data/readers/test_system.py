@@ -13,7 +13,9 @@ def because(error: Exception, cause: BaseException) -> Exception:
     return error
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.ENOMEM, errno.ESTALE])
+@pytest.mark.parametrize(
+    "number", [errno.EMFILE, errno.EACCES, errno.ENOMEM, errno.ESTALE, errno.EIO, errno.EHOSTUNREACH]
+)
 def test_an_error_of_the_system_keeps_its_kind_and_names_the_file(number: int) -> None:
     original = OSError(number, "as the system says it")
     once = because(FormatError("broken"), original)
