@@ -58,9 +58,8 @@ def over_rows(kernel: Callable[[int, int], None], rows: int, *, least: int = 256
         work()
     finally:
         left.clear()
-        wait(
-            [future for future in begun if not future.cancel()]
-        )  # nobody writes to the caller's arrays after this call
+        # nobody writes to the caller's arrays after this call
+        wait([future for future in begun if not future.cancel()])
     for future in begun:
         if not future.cancelled():
             future.result()

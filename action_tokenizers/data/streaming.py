@@ -22,6 +22,7 @@ __all__ = [
     "count_left_out",
     "empty_sample",
     "is_large",
+    "opened",
     "sample_files",
     "sample_shard",
     "sample_shards",
@@ -59,7 +60,7 @@ def stream(
         ActionValueError: Options of `open_shards` for what it already opened.
         FormatError: A file that cannot be used; names it.
     """
-    shards = _opened(source, progress, opening)
+    shards = opened(source, progress, opening)
     if shards.table.broken:
         warnings.warn(
             f"{len(shards.skipped)} of {len(shards)} files of {shards.source} left out as broken, "
@@ -119,7 +120,7 @@ def sample_shards(
             broken or of other data or settings.
         OSError: The system does not let a file be read, or `resume` be written.
     """
-    shards = _opened(source, progress, opening, state=None if relative else False)
+    shards = opened(source, progress, opening, state=None if relative else False)
     sample = empty_sample(shards, k, seed, weights, horizon, stride)
     sample_files(
         shards,
@@ -264,6 +265,23 @@ def is_large(path: Path) -> bool:
     return sum(file.stat().st_size for file in files if file.is_file()) >= LARGE
 
 
+def opened(
+    source: str | os.PathLike[str] | Shards, progress: Progress | None, opening: Mapping[str, Any], **usual: Any
+) -> Shards:
+    """Return the data set, opened with `opening`, and with `usual` where that says nothing else.
+
+    Raises:
+        ActionValueError: Options for a data set that is already open.
+    """
+    if not isinstance(source, Shards):
+        return open_shards(source, progress=progress, **(usual | dict(opening)))
+    if opening:
+        raise ActionValueError(
+            f"expected no {', '.join(sorted(opening))} for a data set that is already open: give them to open_shards"
+        )
+    return source
+
+
 def settled_horizon(shards: Shards, horizon: int | None) -> int:
     """Return `horizon`, or one second of data.
 
@@ -274,19 +292,6 @@ def settled_horizon(shards: Shards, horizon: int | None) -> int:
     if settled is None:
         raise ActionShapeError(f"expected a horizon, because {shards.source} does not say its fps: give horizon=")
     return settled
-
-
-def _opened(
-    source: str | os.PathLike[str] | Shards, progress: Progress | None, opening: dict[str, Any], **usual: Any
-) -> Shards:
-    """Return the data set, opened with `opening`, and with `usual` where that says nothing else."""
-    if not isinstance(source, Shards):
-        return open_shards(source, progress=progress, **(usual | opening))
-    if opening:
-        raise ActionValueError(
-            f"expected no {', '.join(sorted(opening))} for a data set that is already open: give them to open_shards"
-        )
-    return source
 
 
 def _warn_of_angles(sample: ChunkSample) -> None:

@@ -23,12 +23,12 @@ from action_tokenizers.base import ActionTokenizer, Progress
 from action_tokenizers.data.relative import Relative
 from action_tokenizers.data.sample import ChunkSample
 from action_tokenizers.data.shards import BrokenFile, Shards
-from action_tokenizers.data.streaming import complete, count_left_out, empty_sample, sample_files
+from action_tokenizers.data.streaming import complete, count_left_out, empty_sample, opened, sample_files
 from action_tokenizers.diagnostics.audit import audit as audit_of
 from action_tokenizers.diagnostics.report import AuditReport
 from action_tokenizers.errors import ActionValueError, FormatError
 from action_tokenizers.extras import require
-from action_tokenizers.integrations.token_shards import SLACK, Encoding, Written, finish, opened, prepare, write_shard
+from action_tokenizers.integrations.token_shards import SLACK, Encoding, Written, finish, prepare, write_shard
 
 __all__ = ["audit", "encode", "fit", "sample"]
 
@@ -225,7 +225,7 @@ def _opened(
         for found in _spread(_index_files, blocks, function, stage, retries, progress):
             yield from found
 
-    return opened(source, states, opening, each=each)
+    return opened(source, None, opening, each=each, **({} if states else {"state": False}))
 
 
 def _spread(

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from errno import EDQUOT, EFBIG, ENOSPC
@@ -31,8 +31,8 @@ from action_tokenizers.artifact import to_json_bytes, to_parts
 from action_tokenizers.base import ActionTokenizer
 from action_tokenizers.data.chunks import gather, plan_chunks
 from action_tokenizers.data.episodes import Episodes
-from action_tokenizers.data.shards import BrokenFile, Each, Progress, Shards, in_turn, open_shards
-from action_tokenizers.data.streaming import settled_horizon
+from action_tokenizers.data.shards import BrokenFile, Progress, Shards, in_turn
+from action_tokenizers.data.streaming import opened, settled_horizon
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
 from action_tokenizers.extras import require
 
@@ -43,7 +43,6 @@ __all__ = [
     "Written",
     "encode_shards",
     "finish",
-    "opened",
     "prepare",
     "read_manifest",
     "tokenizer_digest",
@@ -179,26 +178,6 @@ def encode_shards(
     return finish(encoding, list(in_turn(progress)(partial(write_shard, encoding), numbers, "encode")))
 
 
-def opened(
-    source: str | os.PathLike[str] | Shards,
-    states: bool,
-    opening: Mapping[str, Any],
-    progress: Progress | None = None,
-    each: Each | None = None,
-) -> Shards:
-    """Return the data set of an engine's `source`, without states where they are not needed.
-
-    Raises:
-        ActionValueError: Options for a data set that is open already.
-    """
-    if isinstance(source, Shards):
-        if opening:
-            options = ", ".join(sorted(opening))
-            raise ActionValueError(f"expected no {options} for a data set that is open: give them to open_shards")
-        return source
-    return open_shards(source, progress=progress, each=each, **({} if states else {"state": False}) | dict(opening))
-
-
 def prepare(
     tokenizer: ActionTokenizer,
     source: str | os.PathLike[str] | Shards,
@@ -214,7 +193,7 @@ def prepare(
     Of several processes one prepares for all; arguments are those of `encode_shards`.
     """
     digest = tokenizer_digest(tokenizer)
-    source = opened(source, tokenizer.relative is not None, opening, progress)
+    source = opened(source, progress, opening, **({} if tokenizer.relative else {"state": False}))
     wanted = tokenizer.horizon if horizon is None else horizon
     settled = settled_horizon(source, wanted)
     step = settled if stride is None else stride

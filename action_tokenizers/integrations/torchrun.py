@@ -25,9 +25,9 @@ from action_tokenizers.base import ActionTokenizer, Progress
 from action_tokenizers.data.relative import Relative
 from action_tokenizers.data.sample import ChunkSample
 from action_tokenizers.data.shards import Shards, in_turn
-from action_tokenizers.data.streaming import complete, count_left_out, empty_sample, sample_files
+from action_tokenizers.data.streaming import complete, count_left_out, empty_sample, opened, sample_files
 from action_tokenizers.errors import ActionTokenizerError, ActionValueError
-from action_tokenizers.integrations.token_shards import SLACK, finish, opened, prepare, write_shard
+from action_tokenizers.integrations.token_shards import SLACK, finish, prepare, write_shard
 
 __all__ = ["encode", "fit", "sample"]
 
@@ -178,7 +178,8 @@ def _opened(
     source: str | os.PathLike[str] | Shards, states: bool, group: Any, progress: Progress | None, opening: Any
 ) -> Shards:
     """Return the data set as rank 0 finds and indexes it: what lies where is then the same for all."""
-    return _agreeing(_of_first(lambda: opened(source, states, opening, progress), group).here, group)
+    usual = {} if states else {"state": False}
+    return _agreeing(_of_first(lambda: opened(source, progress, opening, **usual), group).here, group)
 
 
 def _of_first(work: Callable[[], T], group: Any) -> T:

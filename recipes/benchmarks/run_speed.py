@@ -1,6 +1,6 @@
 """One command measures us beside our peers, in one run on one machine.
 
-    python recipes/benchmarks/run_speed.py --data DATA --pretrained FOLDER    # half an hour
+    python recipes/benchmarks/run_speed.py --data DATA --pretrained FOLDER    # 25 minutes
     python recipes/benchmarks/run_speed.py --smoke --out OUT                  # not the numbers
 
 Peers beyond the test requirements: `pip install --no-deps torchrl==0.14.1 "tensordict>=0.14.3,<0.15" pyvers==0.2.3

@@ -274,7 +274,7 @@ def test_options_for_a_data_set_that_is_open_are_refused(root, tokenizer, tmp_pa
         lambda shards: engine.encode(tokenizer, shards, tmp_path, skip_broken=True),
         lambda shards: engine.audit(tokenizer, shards, opening={"skip_broken": True}),
     ):
-        with pytest.raises(ActionValueError, match="expected no skip_broken for a data set that is open"):
+        with pytest.raises(ActionValueError, match="expected no skip_broken for a data set that is already open"):
             run(open_shards(root))
 
 

@@ -453,6 +453,6 @@ def test_the_fingerprint_is_taken_once(root, tokenizer, tmp_path, monkeypatch):
 
 
 def test_options_for_a_data_set_that_is_open_are_refused(root, tokenizer, tmp_path):
-    with pytest.raises(ActionValueError, match="expected no fps, skip_broken for a data set that is open"):
+    with pytest.raises(ActionValueError, match="expected no fps, skip_broken for a data set that is already open"):
         encode_shards(tokenizer, open_shards(root), tmp_path / "out", skip_broken=True, fps=3)
     assert not (tmp_path / "out").exists()

@@ -164,7 +164,7 @@ def test_what_the_index_left_out_is_counted_once(tmp_path, alone):
 
 
 def test_options_for_a_data_set_that_is_open_are_refused(root, alone):
-    with pytest.raises(ActionValueError, match="expected no skip_broken for a data set that is open"):
+    with pytest.raises(ActionValueError, match="expected no skip_broken for a data set that is already open"):
         torchrun.sample(open_shards(root), k=40, skip_broken=True)
 
 
