@@ -239,6 +239,7 @@ def test_nothing_long_enough(root):
 
 @on_ray
 def test_ray_data_reads_the_token_files(root, tokenizer, tmp_path):
+    pytest.importorskip("pandas", reason="Ray Data needs pandas: pip install 'ray[data]'")
     import ray
 
     manifest = engine.encode(tokenizer, root, tmp_path / "out")
