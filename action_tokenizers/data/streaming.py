@@ -170,17 +170,19 @@ def sample_files(
 
     With `whole` it counts what the index left out, too: a sample that is no part to be merged with others.
     """
-    plan = {
-        "data": shards.fingerprint(),
-        "files": blake2b(json.dumps(list(numbers)).encode(), digest_size=8).hexdigest(),
-        "horizon": sample.horizon,
-        "stride": stride,
-        "relative": None if relative is None else relative.to_json(),
-        "k": sample.k,
-        "seed": sample.seed,
-        "weights": sample.weights,
-        "whole": whole,
-    }
+    plan: dict[str, Any] = {}
+    if resume is not None:  # a fingerprint goes over the whole table, and every worker comes by here
+        plan = {
+            "data": shards.fingerprint(),
+            "files": blake2b(json.dumps(list(numbers)).encode(), digest_size=8).hexdigest(),
+            "horizon": sample.horizon,
+            "stride": stride,
+            "relative": None if relative is None else relative.to_json(),
+            "k": sample.k,
+            "seed": sample.seed,
+            "weights": sample.weights,
+            "whole": whole,
+        }
     done: list[int] = []
     if resume is not None and Path(resume).exists():
         found, done = _resumed(resume, plan)
