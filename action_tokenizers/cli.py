@@ -28,12 +28,11 @@ from action_tokenizers.data import (
     Shards,
     chunks,
     default_horizon,
-    open_shards,
 )
 from action_tokenizers.data.episodes import locate
 from action_tokenizers.data.readers.detect import layout_of
 from action_tokenizers.data.shards import STREAMED
-from action_tokenizers.data.streaming import complete, empty_sample, is_large, sample_files
+from action_tokenizers.data.streaming import complete, empty_sample, is_large, opened, sample_files
 from action_tokenizers.diagnostics.along import two_valued
 from action_tokenizers.diagnostics.audit import audit
 from action_tokenizers.diagnostics.compare import COLUMNS, Comparison, compare
@@ -42,6 +41,7 @@ from action_tokenizers.diagnostics.pages import sweep_html
 from action_tokenizers.diagnostics.report import AuditReport, Status
 from action_tokenizers.diagnostics.tables import SWEEP_COLUMNS, front_page, sweep_markdown, sweep_rows
 from action_tokenizers.errors import ActionTokenizerError, ActionValueError, FormatError, HubError, MissingExtraError
+from action_tokenizers.integrations.token_shards import MANIFEST, MARK, encode_shards, read_manifest
 from action_tokenizers.registry import FAMILIES, known_types, tokenizer_class
 from action_tokenizers.tokenizers.published_fast import PublishedFASTTokenizer
 
@@ -150,6 +150,9 @@ def _fit(options: argparse.Namespace) -> None:
 
 
 def _encode(options: argparse.Namespace) -> None:
+    if options.shards is not None:
+        _encode_shards(options)
+        return
     _output_file(options.out)
     tokenizer = _tokenizer(options.tokenizer)
     episodes = _load(options.data, options)
@@ -180,6 +183,25 @@ def _encode(options: argparse.Namespace) -> None:
     _print_facts(facts, options.json)
 
 
+def _encode_shards(options: argparse.Namespace) -> None:
+    tokenizer = _tokenizer(options.tokenizer)
+    # the key says whose range, and is no name of these data
+    opening = {name: value for name, value in _opening(options).items() if name != "key"}
+    how = {"horizon": options.horizon, "stride": options.stride, "key": options.key}
+    with _progress() as progress:
+        manifest = encode_shards(tokenizer, options.data, options.shards, **how, progress=progress, **opening)
+    facts = {
+        "files": len(manifest["files"]),
+        "episodes": manifest["episodes"],
+        "chunks": manifest["chunks"],
+        "tokens": manifest["tokens"] / manifest["chunks"],
+        "folder": options.shards,
+    }
+    if manifest["skipped_shards"] or options.skip_broken:
+        facts |= {"skipped_files": manifest["skipped_shards"], "lost_episodes": manifest["lost_episodes"]}
+    _print_facts(facts, options.json)
+
+
 def _decode(options: argparse.Namespace) -> None:
     tokenizer = _tokenizer(options.tokenizer)
     _output_file(options.out)
@@ -205,6 +227,10 @@ def _decode(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
+    if any((Path(options.path) / name).is_file() for name in (MANIFEST, MARK)):
+        manifest = read_manifest(options.path)
+        _print_facts({name: said for name, said in manifest.items() if name != "files"}, options.json)
+        return
     try:
         facts = _facts_of(_tokenizer(options.path))
     except (FormatError, HubError) as no_tokenizer:
@@ -404,20 +430,29 @@ def _holds_tokenizer(path: str) -> bool:
     return any((Path(path) / name).is_file() for name in ("config.json", "processor_config.json"))
 
 
+def _opening(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what is said of a data set, for `open_shards`."""
+    said = {name: getattr(options, name) for name in ("action", "state", "episode", "key", "fps")}
+    return {name: value for name, value in said.items() if value is not None} | {"skip_broken": options.skip_broken}
+
+
 def _load(source: str, options: argparse.Namespace) -> Episodes:
-    columns = {"action": options.action, "state": options.state, "episode": options.episode}
-    return Episodes.load(source, key=options.key, fps=options.fps, **columns)
+    opening = _opening(options)
+    if opening.pop("skip_broken") and _is_streamed(source):
+        return opened(source, None, opening | {"skip_broken": True}).load()
+    return Episodes.load(source, **opening)
+
+
+def _is_streamed(source: str) -> bool:
+    return layout_of(locate(source, None, None)[0]) in STREAMED
 
 
 def _load_or_open(source: str, options: argparse.Namespace) -> Episodes | Shards:
     """Load a data set of a fit, or index it where it is large or asked to be: then it is read file by file."""
-    path = locate(source, None, None)[0]
-    by_file = options.skip_broken or options.resume is not None
-    if layout_of(path) not in STREAMED or not (by_file or is_large(path)):
+    by_file = options.skip_broken or options.resume is not None or is_large(locate(source, None, None)[0])
+    if not by_file or not _is_streamed(source):
         return _load(source, options)
-    state = options.state if options.relative_to or options.state is not None else False
-    columns = {"action": options.action, "state": state, "episode": options.episode}
-    found = open_shards(source, key=options.key, fps=options.fps, skip_broken=options.skip_broken, **columns)
+    found = opened(source, None, _opening(options), states=options.relative_to is not None)
     # a single recording is split in time, which needs all of it
     return found if options.test is None or found.episodes > 1 else _load(source, options)
 
@@ -681,18 +716,17 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--horizon", type=_positive, help="steps per chunk (one second of data)")
     verb.add_argument("--relative-to", choices=("state", "previous"), help="code actions relative to that")
     verb.add_argument("--test", type=float, metavar="SHARE", help="keep this share of the episodes out, for an audit")
-    verb.add_argument(
-        "--skip-broken", action="store_true", help="leave parquet files out that cannot be read, and say so"
-    )
     verb.add_argument("--resume", metavar="DIR", help="keep there what was sampled of parquet data, and go on from it")
     verb.add_argument("--angles", type=int, nargs="*", default=(), metavar="DIM", help="relative dims that wrap around")
     _sampling(verb, max_chunks=32768)
     _columns(verb)
 
-    verb = _verb(verbs, "encode", _encode, "write the ids of a data set's chunks to an .npz")
+    verb = _verb(verbs, "encode", _encode, "write the ids of a data set's chunks to an .npz, or to parquet files")
     verb.add_argument("tokenizer", metavar="DIR|REPO")
     verb.add_argument("data", metavar="DATA")
-    verb.add_argument("--out", required=True, metavar="FILE.npz")
+    place = verb.add_mutually_exclusive_group(required=True)
+    place.add_argument("--out", metavar="FILE.npz", help="of a data set that fits the memory")
+    place.add_argument("--shards", metavar="DIR", help="file by file: of parquet data of any size; goes on with DIR")
     verb.add_argument("--horizon", type=_positive, help="where the tokenizer leaves it open")
     verb.add_argument("--stride", type=_positive, help="between chunk starts (the horizon)")
     _columns(verb)
@@ -704,7 +738,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--key", help="whose range (the one that encode used)")
     verb.add_argument("--repair", action="store_true", help="repair undecodable rows and flag them in `valid`")
 
-    verb = _verb(verbs, "info", _info, "show what a tokenizer or a data set holds")
+    verb = _verb(verbs, "info", _info, "show what a tokenizer, a data set or a folder of tokens holds")
     verb.add_argument("path", metavar="DIR|REPO|DATA")
     _columns(verb)
 
@@ -800,6 +834,9 @@ def _columns(verb: Any) -> None:
     verb.add_argument("--episode", metavar="COLUMN", help="which rows of a flat parquet file belong together")
     verb.add_argument("--key", help="range key of this data set: whose range, where several were fitted")
     verb.add_argument("--fps", type=float, help="where the data do not say")
+    verb.add_argument(
+        "--skip-broken", action="store_true", help="leave parquet files out that cannot be read, and say so"
+    )
 
 
 def _whole(text: str) -> int:

@@ -169,6 +169,76 @@ def test_encode_covers_every_frame(run, data, tmp_path):
         assert (~written["action_is_pad"]).sum() == Episodes.load(data).frames
 
 
+def test_encode_file_by_file_goes_on_and_tells_what_was_left_out(run, shards, tmp_path):
+    from action_tokenizers.integrations.token_shards import encode_shards, read_manifest
+
+    assert run("fit", "fast", shards, "--out", tmp_path / "tok", "--horizon", 5)[0] == 0
+    encode = ("encode", tmp_path / "tok", shards, "--shards", tmp_path / "tokens")
+    code, out, _ = run(*encode, "--stride", 3, "--json")
+    assert code == 0
+    tokenizer = ActionTokenizer.from_pretrained(tmp_path / "tok")
+    manifest = encode_shards(tokenizer, shards, tmp_path / "api", stride=3)
+    assert read_manifest(tmp_path / "tokens", verify=True) == manifest
+    told = facts(out)
+    assert (told["files"], told["episodes"], told["chunks"]) == (3, 8, manifest["chunks"])
+    assert told["tokens"] == pytest.approx(manifest["tokens"] / manifest["chunks"])
+    assert "skipped_files" not in told
+    code, out, _ = run("info", tmp_path / "tokens", "--json")
+    assert code == 0
+    assert facts(out) == {name: said for name, said in manifest.items() if name != "files"}
+    assert run(*encode, "--stride", 3)[0] == 0  # goes on with a folder of the same
+    code, _, errors = run(*encode)
+    assert code == 2
+    assert "stride" in errors
+    (tmp_path / "tokens" / "_encoding.json").write_text("{}")
+    code, _, errors = run("info", tmp_path / "tokens")
+    assert code == 2
+    assert "unfinished" in errors
+
+    last = sorted(shards.rglob("*.parquet"))[-1]
+    truncate(last)
+    broken = ("encode", tmp_path / "tok", shards, "--shards", tmp_path / "rest")
+    code, _, errors = run(*broken)
+    assert code == 2
+    assert last.name in errors
+    code, out, _ = run(*broken, "--skip-broken", "--json")
+    assert code == 0
+    assert [Path(name).name for name in facts(out)["skipped_files"]] == [last.name]
+
+
+def test_encode_says_where_to_only_once_and_reads_parquet_file_by_file(run, data, shards, tmp_path, capsys):
+    assert run("fit", "binning", data, "--out", tmp_path / "tok", "--horizon", 5)[0] == 0
+    code, _, errors = run("encode", tmp_path / "tok", data, "--shards", tmp_path / "tokens")
+    assert code == 2
+    assert "Episodes.load reads it as a whole" in errors
+    assert not (tmp_path / "tokens").exists()
+    for where in ((), ("--out", "a.npz", "--shards", "b")):
+        with pytest.raises(SystemExit):
+            run("encode", tmp_path / "tok", shards, *where)
+
+
+@pytest.mark.parametrize("verb", ["info", "compare", "audit", "encode"])
+def test_whatever_reads_data_leaves_broken_files_out_only_when_asked(run, shards, tmp_path, verb):
+    assert run("fit", "binning:bins=16", shards, "--out", tmp_path / "tok", "--horizon", 5)[0] == 0
+    last = sorted(shards.rglob("*.parquet"))[-1]
+    truncate(last)
+    tok = tmp_path / "tok"
+    command = {
+        "info": ("info", shards),
+        "compare": ("compare", shards, tok, "--horizon", 5, "--test", 0.5),
+        "audit": ("audit", tok, shards, "--budget", 0),
+        "encode": ("encode", tok, shards, "--out", tmp_path / "ids.npz"),
+    }[verb]
+    code, _, errors = run(*command)
+    assert code == 2
+    assert last.name in errors
+    code, out, errors = run(*command, "--skip-broken", "--json")
+    assert code == 0
+    assert f"{last.name}; episodes that they may cut off, left out with them: 1" in errors
+    if verb == "info":
+        assert facts(out)["episodes"] == 5
+
+
 def test_info_shows_data(run):
     code, out, _ = run("info", DEMO_DATA, "--json")
     assert code == 0

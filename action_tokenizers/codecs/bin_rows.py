@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from action_tokenizers.codecs.affine import action_of
 from action_tokenizers.codecs.kernel import kernel
-from action_tokenizers.codecs.threads import over_rows
+from action_tokenizers.codecs.threads import all_rows
 
 __all__ = ["CellTables", "build_cells", "decode_bins", "encode_bins"]
 
@@ -92,16 +92,13 @@ def encode_bins(
         out: takes the ids.
     """
     edges, cells, first, grid, rounds = tables.edges, tables.cells, tables.first, tables.grid, tables.rounds
-    finite: list[bool] = []
 
-    def encode(i: int, j: int) -> None:
+    def encode(i: int, j: int) -> bool:
         if grid.shape[1]:
-            finite.append(_encode_any(actions[i:j], low, high, edges, first, grid, rounds, out[i:j]))
-        else:
-            finite.append(_encode_regular(actions[i:j], low, high, cells, first, out[i:j]))
+            return _encode_any(actions[i:j], low, high, edges, first, grid, rounds, out[i:j])
+        return _encode_regular(actions[i:j], low, high, cells, first, out[i:j])
 
-    over_rows(encode, len(actions), least=max(1, LEAST // len(cells)))
-    return all(finite)
+    return all_rows(encode, len(actions), least=max(1, LEAST // len(cells)))
 
 
 def decode_bins(
@@ -115,18 +112,15 @@ def decode_bins(
     are_many = ids.size > MANY * centres.size
     values, line = np.empty(centres.shape if are_many else (0, 0), np.float32), np.empty((len(cells), 2))
     lie_on_line = are_many and _actions(centres, cells, low, high, values, line)
-    fine: list[bool] = []
 
-    def decode(i: int, j: int) -> None:
+    def decode(i: int, j: int) -> bool:
         if lie_on_line:
-            fine.append(_decode_line(ids[i:j], cells, first, line, out[i:j]))
-        elif are_many:
-            fine.append(_look_up(ids[i:j], cells, first, values, out[i:j]))
-        else:
-            fine.append(_decode_each(ids[i:j], low, high, cells, first, centres, out[i:j]))
+            return _decode_line(ids[i:j], cells, first, line, out[i:j])
+        if are_many:
+            return _look_up(ids[i:j], cells, first, values, out[i:j])
+        return _decode_each(ids[i:j], low, high, cells, first, centres, out[i:j])
 
-    over_rows(decode, len(ids), least=max(1, LEAST // len(cells)))
-    return all(fine)
+    return all_rows(decode, len(ids), least=max(1, LEAST // len(cells)))
 
 
 @kernel

@@ -96,14 +96,15 @@ class MergeTrainer:
         self._used = np.zeros(1, np.int64)
         self._table, self._pairs, self._count = _no_pairs(len(self._parts))
 
+        found: dict[int, tuple[_Array, _Array]] = {}
+
         def begin(first: int, stop: int) -> None:
-            for part in self._parts[first:stop]:
-                part.begin()
+            for number in range(first, stop):
+                found[number] = self._parts[number].begin()
 
         over_rows(begin, len(self._parts), least=1)
-        for number, part in enumerate(self._parts):
-            self._table, self._pairs, self._count = _take_in(*self._shared(), number, *part.first_pairs)
-            part.first_pairs = ()
+        for number in range(len(self._parts)):
+            self._table, self._pairs, self._count = _take_in(*self._shared(), number, *found.pop(number))
 
     def learn(self, merges: int, *, least_count: int = 2) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
         """Learn up to `merges` further merges and return them and their counts, see `train_merges`."""
@@ -124,7 +125,7 @@ class MergeTrainer:
         for part in self._parts:
             _retire(part.runs, part.size, self._table, self._pairs, self._count, self._width, is_retired)
 
-    def _shared(self) -> tuple[Any, ...]:
+    def _shared(self) -> tuple[_Array, _Array, _Array, _Array, int]:
         return self._table, self._pairs, self._count, self._used, self._width
 
     def _merge(self, best: int, left: int, right: int, count: int) -> None:
@@ -163,19 +164,19 @@ class _Part:
         self.tally[:, _LIST_LEFT:] = -1
         self.touched = np.empty(width, np.int64)
         self.inside = np.array([0, 0, 0, -1])
-        self.first_pairs: tuple[Any, ...] = ()
 
-    def begin(self) -> None:
-        """Write the runs and count their pairs: by itself, so that parts can do so at once."""
-        self.first_pairs = _begin(self.symbols, self.runs, self.entries, self.size, self.width, *_no_pairs(1))
+    def begin(self) -> tuple[_Array, _Array]:
+        """Write the runs, and return the pairs in them and how often each occurs; parts can do so at once."""
+        found = _begin(self.symbols, self.runs, self.entries, self.size, self.width, *_no_pairs(1))
         del self.symbols
+        return found
 
     def grow(self) -> None:
         """Make room for the next `AHEAD` occurrences at least."""
         self.runs = _longer(self.runs, self.size[_RUNS])
         self.entries = _longer(self.entries, self.size[_ENTRIES])
 
-    def arrays(self) -> tuple[Any, ...]:
+    def arrays(self) -> tuple[_Array, _Array, _Array, _Array, _Array, _Array]:
         return self.runs, self.entries, self.tally, self.touched, self.inside, self.size
 
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from action_tokenizers.codecs.kernel import kernel
-from action_tokenizers.codecs.threads import over_rows
+from action_tokenizers.codecs.threads import all_rows
 
 __all__ = ["all_finite"]
 
@@ -26,14 +26,12 @@ def all_finite(values: torch.Tensor) -> bool:
     if values.device.type != "cpu":
         return bool(torch.isfinite(values).all())
     bits = values.detach().contiguous().numpy().reshape(-1).view(np.int32)
-    found: list[bool] = []
-    over_rows(lambda i, j: found.append(_has_odd(bits[i:j])), len(bits), least=1 << 15)
-    return not any(found)
+    return all_rows(lambda i, j: _are_finite(bits[i:j]), len(bits), least=1 << 15)
 
 
 @kernel
-def _has_odd(bits: _Array) -> bool:
+def _are_finite(bits: _Array) -> bool:
     odd = 0
     for i in range(len(bits)):
         odd |= (bits[i] & _EXPONENT) == _EXPONENT
-    return odd != 0
+    return odd == 0

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import torch
 
-__all__ = ["over_rows"]
+__all__ = ["all_rows", "over_rows"]
 
 # per thread: enough that one which comes late costs little, few enough that a block's own cost does not count
 BLOCKS = 4
@@ -63,6 +63,13 @@ def over_rows(kernel: Callable[[int, int], None], rows: int, *, least: int = 256
     for future in begun:
         if not future.cancelled():
             future.result()
+
+
+def all_rows(kernel: Callable[[int, int], bool], rows: int, *, least: int = 256) -> bool:
+    """Call `kernel(start, stop)` as `over_rows` does, and say whether it returned true for every block."""
+    fine: list[bool] = []
+    over_rows(lambda i, j: fine.append(kernel(i, j)), rows, least=least)
+    return all(fine)
 
 
 def _workers(threads: int) -> ThreadPoolExecutor:

@@ -43,6 +43,7 @@ Progress = Callable[[str, int, int], None]
 Each = Callable[[Callable[[int], Any], Sequence[int], str], Iterable[Any]]  # function, items, stage -> results
 
 STREAMED = ("lerobot", "parquet")  # layouts of one row per frame
+SLACK = 1 + 1e-12  # on a threshold of priorities: the logarithms of two machines may differ in the last place
 FRAMES = 1 << 16  # of one piece: some megabytes, whatever the size of a file
 
 
@@ -122,6 +123,15 @@ class Shards:
         """Return the name of a file, the same on every machine."""
         return f"{self.source}/{self.files.files[number]}"
 
+    def left_out(self, number: int, error: BrokenFile) -> str:
+        """Return what to tell of a file that is left out because it is broken."""
+        return f"{self.name(number)} left out, episodes lost with it: {len(self.own(number))}: {error}"
+
+    def cut_off(self, number: int, other: int) -> str:
+        """Return what to tell of the last episode of a file, which is left out because the file `other` is broken."""
+        name = self.table.name[self.own(number)[-1]]
+        return f"1 episode of {self.name(number)} left out: {name} goes on in {self.name(other)}, which cannot be read"
+
     def chunks(self, number: int, horizon: int, stride: int = 1, *, pad_tail: bool = False) -> int:
         """Return how many chunks the episodes that begin in a file have."""
         lengths = self.table.length[self.own(number)]
@@ -159,7 +169,8 @@ class Shards:
 
         Priorities are made of names and places alone, so the table knows which chunks the sample will hold before any
         is read: a worker that knows the threshold hands over its part of the final sample instead of a full one. It is
-        infinite where there are fewer chunks than the sample holds, or some may turn out to be missing.
+        infinite where there are fewer chunks than the sample holds, or some may turn out to be missing; else larger by
+        `SLACK` than the greatest priority in the sample.
         """
         k, horizon = sample.k, sample.horizon or 1
         weight = None if sample.weights is None else sample.weights.get(self.key)
@@ -174,7 +185,7 @@ class Shards:
             best = np.concatenate([best, priorities(self.key, self.source, episode, start, sample.seed, weight)])
             if len(best) > 4 * k:
                 best = np.partition(best, k - 1)[:k]
-        return float(np.partition(best, k - 1)[k - 1]) if len(best) >= k else float("inf")
+        return float(np.partition(best, k - 1)[k - 1]) * SLACK if len(best) >= k else float("inf")
 
     def read(self, number: int, cut_off: list[int] | None = None) -> Iterator[Episodes]:
         """Yield the kept episodes that begin in a file, whole, in pieces of some 65,000 frames.
@@ -230,9 +241,44 @@ class Shards:
                 raise
             raise BrokenFile(str(error)) from error
 
+    def read_whole(self, number: int) -> tuple[list[Episodes], str]:
+        """Return the pieces of a file, or under `skip_broken` none of them where it is broken; and what is left out."""
+        cut_off: list[int] = []
+        try:
+            pieces = list(self.pieces(number, cut_off))
+        except BrokenFile as error:
+            return [], self.left_out(number, error)
+        return pieces, self.cut_off(number, cut_off[0]) if cut_off else ""
+
     def load(self) -> Episodes:
-        """Return all kept episodes, in the order of their names: for a data set that fits the memory."""
-        return self.join([piece for number in range(len(self)) for piece in self.read(number)])
+        """Return all kept episodes, in the order of their names: for a data set that fits the memory.
+
+        Under `skip_broken` a UserWarning tells of every file and episode that is left out.
+
+        Raises:
+            FormatError: A file that cannot be used; under `skip_broken` only if none can.
+        """
+        self.warn_of_broken()
+        pieces: list[Episodes] = []
+        for number in range(len(self)):
+            some, loss = self.read_whole(number)
+            pieces += some
+            if loss:
+                warnings.warn(loss, UserWarning, stacklevel=2)
+        if not pieces:
+            raise FormatError(f"expected a file that can be read in {self.source}, got none: {loss}")
+        return self.join(pieces)
+
+    def warn_of_broken(self) -> None:
+        """Tell, in a UserWarning, of the files that the index found broken."""
+        if self.table.broken:
+            warnings.warn(
+                f"{len(self.skipped)} of {len(self)} files of {self.source} left out as broken, "
+                f"{', '.join(one.shard for one in self.skipped)}; episodes that they may cut off, left out with them: "
+                f"{self.table.lost}",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def join(self, pieces: Sequence[Episodes]) -> Episodes:
         """Return the episodes of several pieces as one, in the order of their names."""

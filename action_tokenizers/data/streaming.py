@@ -14,7 +14,7 @@ from action_tokenizers.data.readers.detect import layout_of
 from action_tokenizers.data.relative import Relative
 from action_tokenizers.data.sample import ChunkSample
 from action_tokenizers.data.sample_file import progress_of, write
-from action_tokenizers.data.shards import STREAMED, BrokenFile, Progress, Shards, open_shards
+from action_tokenizers.data.shards import STREAMED, BrokenFile, Each, Progress, Shards, open_shards
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
 
 __all__ = [
@@ -61,14 +61,7 @@ def stream(
         FormatError: A file that cannot be used; names it.
     """
     shards = opened(source, progress, opening)
-    if shards.table.broken:
-        warnings.warn(
-            f"{len(shards.skipped)} of {len(shards)} files of {shards.source} left out as broken, "
-            f"{', '.join(one.shard for one in shards.skipped)}; episodes that they may cut off, left out with them: "
-            f"{shards.table.lost}",
-            UserWarning,
-            stacklevel=2,
-        )
+    shards.warn_of_broken()
     for number in range(len(shards)):
         usable, loss = _usable(shards, number) if shards.skip_broken else (True, "")
         if loss:
@@ -120,7 +113,7 @@ def sample_shards(
             broken or of other data or settings.
         OSError: The system does not let a file be read, or `resume` be written.
     """
-    shards = opened(source, progress, opening, state=None if relative else False)
+    shards = opened(source, progress, opening, states=relative is not None)
     sample = empty_sample(shards, k, seed, weights, horizon, stride)
     sample_files(
         shards,
@@ -215,12 +208,12 @@ def sample_shard(
         for piece in shards.pieces(number, cut_off):
             part.add(piece, part.horizon, stride, relative)
     except BrokenFile as error:
-        warnings.warn(_left_out(shards, number, error), UserWarning, stacklevel=4)
+        warnings.warn(shards.left_out(number, error), UserWarning, stacklevel=4)
         empty.skipped_shards = (shards.name(number),)
         empty.lost_episodes = len(shards.own(number))
         return empty
     if cut_off:
-        warnings.warn(_cut_off(shards, number, cut_off[0]), UserWarning, stacklevel=4)
+        warnings.warn(shards.cut_off(number, cut_off[0]), UserWarning, stacklevel=4)
         # it may begin no episode of its own, and so have no other reader that names it
         part.skipped_shards = (shards.name(cut_off[0]),)
         part.lost_episodes += 1
@@ -268,15 +261,28 @@ def is_large(path: Path) -> bool:
 
 
 def opened(
-    source: str | os.PathLike[str] | Shards, progress: Progress | None, opening: Mapping[str, Any], **usual: Any
+    source: str | os.PathLike[str] | Shards,
+    progress: Progress | None,
+    opening: Mapping[str, Any],
+    *,
+    states: bool = True,
+    each: Each | None = None,
 ) -> Shards:
-    """Return the data set, opened with `opening`, and with `usual` where that says nothing else.
+    """Return the data set, opened with `opening`.
+
+    Args:
+        source: See `stream`.
+        progress: See `stream`.
+        opening: See `stream`.
+        states: Whether they are needed: where not, and `opening` does not ask for them, they are not read.
+        each: Of `open_shards`.
 
     Raises:
         ActionValueError: Options for a data set that is already open.
     """
     if not isinstance(source, Shards):
-        return open_shards(source, progress=progress, **(usual | dict(opening)))
+        usual = {} if states else {"state": False}
+        return open_shards(source, progress=progress, each=each, **(usual | dict(opening)))
     if opening:
         raise ActionValueError(
             f"expected no {', '.join(sorted(opening))} for a data set that is already open: give them to open_shards"
@@ -317,23 +323,14 @@ def _usable(shards: Shards, number: int) -> tuple[bool, str]:
         for _ in shards.pieces(number, cut_off):
             pass
     except BrokenFile as error:
-        return False, _left_out(shards, number, error)
-    return True, _cut_off(shards, number, cut_off[0]) if cut_off else ""
+        return False, shards.left_out(number, error)
+    return True, shards.cut_off(number, cut_off[0]) if cut_off else ""
 
 
 def _first_loss(shards: Shards) -> str:
     if shards.skipped:
         return f"{shards.skipped[0].shard} left out: {shards.skipped[0].reason}"
     return next(filter(None, (_usable(shards, number)[1] for number in range(len(shards)))), "")
-
-
-def _left_out(shards: Shards, number: int, error: BrokenFile) -> str:
-    return f"{shards.name(number)} left out, episodes lost with it: {len(shards.own(number))}: {error}"
-
-
-def _cut_off(shards: Shards, number: int, other: int) -> str:
-    name = shards.table.name[shards.own(number)[-1]]
-    return f"1 episode of {shards.name(number)} left out: {name} goes on in {shards.name(other)}, which cannot be read"
 
 
 def _resumed(path: str | os.PathLike[str], plan: dict[str, Any]) -> tuple[ChunkSample, list[int]]:

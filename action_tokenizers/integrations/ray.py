@@ -22,13 +22,13 @@ from typing import Any, TypeVar
 from action_tokenizers.base import ActionTokenizer, Progress
 from action_tokenizers.data.relative import Relative
 from action_tokenizers.data.sample import ChunkSample
-from action_tokenizers.data.shards import BrokenFile, Shards
+from action_tokenizers.data.shards import Shards
 from action_tokenizers.data.streaming import complete, count_left_out, empty_sample, opened, sample_files
 from action_tokenizers.diagnostics.audit import audit as audit_of
 from action_tokenizers.diagnostics.report import AuditReport
 from action_tokenizers.errors import ActionValueError, FormatError
 from action_tokenizers.extras import require
-from action_tokenizers.integrations.token_shards import SLACK, Encoding, Written, finish, prepare, write_shard
+from action_tokenizers.integrations.token_shards import Encoding, Written, finish, prepare, write_shard
 
 __all__ = ["audit", "encode", "fit", "sample"]
 
@@ -76,7 +76,7 @@ def sample(
     """
     shards = _opened(source, relative is not None, retries, progress, opening)
     whole = empty_sample(shards, k, seed, weights, horizon, stride)
-    threshold = shards.threshold(whole, stride) * SLACK
+    threshold = shards.threshold(whole, stride)
     groups = _groups(shards, _cores() * PARTS_PER_CORE)
     work = partial(_sample_files, empty=whole.part(threshold), stride=stride, relative=relative)
     for part in _spread(work, groups, shards, "sample", retries, progress, in_order=False):
@@ -225,7 +225,7 @@ def _opened(
         for found in _spread(_index_files, blocks, function, stage, retries, progress):
             yield from found
 
-    return opened(source, None, opening, each=each, **({} if states else {"state": False}))
+    return opened(source, None, opening, states=states, each=each)
 
 
 def _spread(
@@ -316,13 +316,7 @@ def _write_file(number: int, encoding: Encoding) -> Written:
 
 
 def _read_file(number: int, shards: Shards) -> tuple[list[Any], str]:
-    """Return the pieces of a file, and what of it cannot be read."""
-    cut_off: list[int] = []
-    try:
-        pieces = list(shards.here().pieces(number, cut_off))
-    except BrokenFile as error:
-        return [], f"{len(shards.own(number))} of {shards.name(number)}: {error}"
-    return pieces, f"{len(cut_off)} cut off at the end of {shards.name(number)}" if cut_off else ""
+    return shards.here().read_whole(number)
 
 
 def _audit_one(tokenizer: ActionTokenizer, episodes: Any, *, seed: int, settings: Mapping[str, Any]) -> AuditReport:

@@ -8,13 +8,15 @@ same or is refused. The bytes depend on the data and the tokenizer, not on the e
 Columns: `episode_index` (int64), `start` (int64, frame of the chunk's first step), `frames` (int32, recorded steps; the
 rest of an episode's last chunk repeats its last action), `tokens` (list<int32>, without pads) and, for relative
 actions, `reference` (list<float>). The schema's metadata, key `action_tokenizers`, holds the tokenizer's digest and how
-the chunks were cut.
+the chunks were cut; key `cut_by`, where there is one, names the broken input file that the last episode goes on in,
+which is left out.
 """
 
 import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -54,7 +56,7 @@ MANIFEST = "_manifest.json"
 MARK = "_encoding.json"
 LISTED = ("file", "shard", "episodes", "chunks", "frames", "tokens", "size", "sha256")  # in the manifest, of a file
 FORMAT, VERSION = "action_tokenizers token shards", 1
-SLACK = 1 + 1e-12  # on a threshold of priorities: the logarithms of two machines may differ in the last place
+CUT_BY = b"cut_by"
 STALE = 3600.0  # seconds after which nobody writes on to a temporary file
 BLOCK = 1 << 22  # action values encoded at once: 6,000 chunks of 50 x 14
 
@@ -114,7 +116,8 @@ class Written:
         size: Bytes of the file of tokens.
         sha256: Of the file of tokens.
         lost: Episodes left out because a file could not be read.
-        reason: Why the input file was left out; empty where it was not.
+        skipped: Name of the input file that was left out as broken: this one, or the one that the last episode goes on
+            in; empty where none was.
         kept: Whether the file was there already, complete.
     """
 
@@ -127,7 +130,7 @@ class Written:
     size: int = 0
     sha256: str = ""
     lost: int = 0
-    reason: str = ""
+    skipped: str = ""
     kept: bool = False
 
 
@@ -193,7 +196,8 @@ def prepare(
     Of several processes one prepares for all; arguments are those of `encode_shards`.
     """
     digest = tokenizer_digest(tokenizer)
-    source = opened(source, progress, opening, **({} if tokenizer.relative else {"state": False}))
+    source = opened(source, progress, opening, states=tokenizer.relative is not None)
+    source.warn_of_broken()
     wanted = tokenizer.horizon if horizon is None else horizon
     settled = settled_horizon(source, wanted)
     step = settled if stride is None else stride
@@ -235,7 +239,8 @@ def write_shard(encoding: Encoding, number: int) -> Written:
         return written
     except BrokenFile as error:
         shard = encoding.shards.name(number)
-        return Written(shard, lost=len(encoding.shards.own(number)), reason=str(error))
+        warnings.warn(encoding.shards.left_out(number, error), UserWarning, stacklevel=2)
+        return Written(shard, lost=len(encoding.shards.own(number)), skipped=shard)
     except _Unread as unread:
         raise unread.error from unread.error.__cause__
     except OSError as error:
@@ -263,8 +268,7 @@ def finish(encoding: Encoding, written: list[Written]) -> dict[str, Any]:
                 f"expected {one.file} of this encoding in {encoding.folder}, got none or another: something else "
                 "writes into the folder; encode again, or into a folder of its own"
             )
-    skipped = {one.shard: one.reason for one in encoding.shards.skipped}
-    skipped |= {one.shard: one.reason for one in written if one.reason}
+    skipped = {one.shard for one in encoding.shards.skipped} | {one.skipped for one in written if one.skipped}
     manifest = {
         **encoding.settings,
         "episodes": sum(one.episodes for one in written),
@@ -390,13 +394,18 @@ def _write(encoding: Encoding, number: int, path: Path) -> Written:
                 writer.write_table(_table(schema, rows))
                 chunks, tokens = chunks + len(rows["start"]), tokens + len(rows["tokens"])
                 frames, episodes = frames + int(rows["frames"].sum()), episodes + rows["new_episodes"]
+            cut_by = encoding.shards.name(cut_off[0]) if cut_off else ""
+            if cut_by:
+                warnings.warn(encoding.shards.cut_off(number, cut_off[0]), UserWarning, stacklevel=3)
+                writer.add_key_value_metadata({CUT_BY: cut_by.encode()})
         file.flush()
         os.fsync(file.fileno())
-    lost = len(cut_off)
-    shard, size = encoding.shards.name(number), path.stat().st_size
+    lost, shard, size = len(cut_off), encoding.shards.name(number), path.stat().st_size
     if not chunks:
-        return Written(shard, lost=lost)
-    return Written(shard, encoding.file(number).name, episodes, chunks, frames, tokens, size, _sha256(path), lost)
+        return Written(shard, lost=lost, skipped=cut_by)
+    return Written(
+        shard, encoding.file(number).name, episodes, chunks, frames, tokens, size, _sha256(path), lost, cut_by
+    )
 
 
 class _Unread(Exception):
@@ -489,6 +498,7 @@ def _kept(encoding: Encoding, number: int) -> Written | None:
     try:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             said = (file.schema_arrow.metadata or {}).get(b"action_tokenizers")
+            cut_by = (file.metadata.metadata or {}).get(CUT_BY, b"").decode()
             table = file.read()
     except (pa.ArrowException, OSError):
         return None
@@ -498,8 +508,7 @@ def _kept(encoding: Encoding, number: int) -> Written | None:
     episodes = len(np.unique(table.column("episode_index").to_numpy()))
     expected = encoding.shards.chunks(number, encoding.horizon, encoding.stride, pad_tail=True)
     lost = len(at) - episodes
-    # an episode goes missing only where another file of the data is broken
-    if (table.num_rows != expected and not encoding.shards.skip_broken) or lost not in (0, 1):
+    if lost != bool(cut_by) or (table.num_rows != expected and not cut_by):
         return None
     shard = encoding.shards.name(number)
     frames, tokens = (
@@ -507,7 +516,9 @@ def _kept(encoding: Encoding, number: int) -> Written | None:
         len(table.column("tokens").combine_chunks().flatten()),
     )
     size = path.stat().st_size
-    return Written(shard, path.name, episodes, table.num_rows, frames, tokens, size, _sha256(path), lost, kept=True)
+    return Written(
+        shard, path.name, episodes, table.num_rows, frames, tokens, size, _sha256(path), lost, cut_by, kept=True
+    )
 
 
 def _sha256(path: Path) -> str:

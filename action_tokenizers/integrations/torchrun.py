@@ -27,7 +27,7 @@ from action_tokenizers.data.sample import ChunkSample
 from action_tokenizers.data.shards import Shards, in_turn
 from action_tokenizers.data.streaming import complete, count_left_out, empty_sample, opened, sample_files
 from action_tokenizers.errors import ActionTokenizerError, ActionValueError
-from action_tokenizers.integrations.token_shards import SLACK, finish, prepare, write_shard
+from action_tokenizers.integrations.token_shards import finish, prepare, write_shard
 
 __all__ = ["encode", "fit", "sample"]
 
@@ -76,7 +76,7 @@ def sample(
 
     def mine() -> ChunkSample:
         whole = empty_sample(shards, k, seed, weights, horizon, stride)
-        threshold = shards.threshold(whole, stride) * SLACK
+        threshold = shards.threshold(whole, stride)
         file = None if resume is None else Path(resume) / f"part-{rank:05d}-of-{ranks:05d}.safetensors"
         numbers = range(rank, len(shards), ranks)
         return sample_files(
@@ -94,7 +94,10 @@ def fit(
     tokenizer: ActionTokenizer,
     source: str | os.PathLike[str] | Shards,
     *,
+    test: float | None = None,
+    split_seed: int = 0,
     horizon: int | None = None,
+    relative: Relative | None = None,
     group: Any = None,
     progress: Progress | None = None,
     **sampling: Any,
@@ -104,14 +107,22 @@ def fit(
     Args:
         tokenizer: What to fit. Rank 0 fits it, the others rebuild it from what rank 0 sends; use what is returned.
         source: See `sample`.
+        test: Share of the episodes to keep out, for an audit: those that `Episodes.split` would.
+        split_seed: Seed of that split.
         horizon: Steps of a chunk; None takes the parameter of the tokenizer, else one second of data.
+        relative: See `sample`.
         group: See `sample`.
         progress: See `sample`.
-        sampling: Of `sample`.
+        sampling: Of `sample`: k, seed, weights, stride, resume, save_every and what `open_shards` takes.
     """
     group = _group(group)
+    own = ("k", "seed", "weights", "stride", "resume", "save_every")
+    settings = {name: sampling.pop(name) for name in own if name in sampling}
+    shards = _opened(source, relative is not None, group, progress, sampling)
+    if test is not None:
+        shards, _ = shards.split(test, seed=split_seed)
     horizon = tokenizer.asked_horizon if horizon is None else horizon
-    found = sample(source, horizon=horizon, group=group, progress=progress, **sampling)
+    found = sample(shards, horizon=horizon, relative=relative, group=group, progress=progress, **settings)
     parts = _of_first(lambda: to_parts(tokenizer.fit(found, progress=progress)), group)
     return tokenizer if dist.get_rank(group) == 0 else cast(ActionTokenizer, from_parts(*parts))
 
@@ -178,8 +189,7 @@ def _opened(
     source: str | os.PathLike[str] | Shards, states: bool, group: Any, progress: Progress | None, opening: Any
 ) -> Shards:
     """Return the data set as rank 0 finds and indexes it: what lies where is then the same for all."""
-    usual = {} if states else {"state": False}
-    return _agreeing(_of_first(lambda: opened(source, progress, opening, **usual), group).here, group)
+    return _agreeing(_of_first(lambda: opened(source, progress, opening, states=states), group).here, group)
 
 
 def _of_first(work: Callable[[], T], group: Any) -> T:

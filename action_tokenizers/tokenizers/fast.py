@@ -30,7 +30,7 @@ from action_tokenizers.codecs.symbols import (
     parse_rows,
     to_symbols,
 )
-from action_tokenizers.codecs.threads import over_rows
+from action_tokenizers.codecs.threads import all_rows, over_rows
 from action_tokenizers.doors import refuse_odd
 from action_tokenizers.errors import ActionValueError, FormatError
 from action_tokenizers.tokenizers.tokenizer_json import MOST_SYMBOLS, symbol_level
@@ -286,13 +286,11 @@ class FASTTokenizer(ActionTokenizer, name="fast"):
         tables, weights, scale = self._tables(), idct_weights(horizon), float(self._params["scale"])
         low, high = self._fitted_range().bounds(key)
         speller, pad = tables.speller, len(tables.span)
-        fine: list[bool] = []
 
-        def decode(i: int, j: int) -> None:
-            fine.append(decode_chunks(speller, rows[i:j], pad, weights, scale, low, high, out[i:j]))
+        def decode(i: int, j: int) -> bool:
+            return decode_chunks(speller, rows[i:j], pad, weights, scale, low, high, out[i:j])
 
-        over_rows(decode, len(rows), least=PIECE)
-        return torch.from_numpy(out).to(ids.device) if all(fine) else None
+        return torch.from_numpy(out).to(ids.device) if all_rows(decode, len(rows), least=PIECE) else None
 
     def _parse(self, ids: torch.Tensor, horizon: int, action_dim: int) -> tuple[torch.Tensor, torch.Tensor]:
         rows = ids.cpu().contiguous().numpy()

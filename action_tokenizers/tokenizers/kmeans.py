@@ -17,7 +17,7 @@ from action_tokenizers.codecs.nearest import (
     nearest,
     nearest_levels,
 )
-from action_tokenizers.codecs.threads import over_rows
+from action_tokenizers.codecs.threads import all_rows
 from action_tokenizers.errors import ActionValueError
 from action_tokenizers.slots import SlotTokenizer
 
@@ -188,14 +188,14 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
             (self._codebook(g).numpy(), first, np.array(dims, np.int64))
             for g, (first, dims) in enumerate(zip(self._first_ids(), groups, strict=True))
         ]
-        fine: list[bool] = []
 
-        def decode(i: int, j: int) -> None:
-            for g, (words, first, dims) in enumerate(each):
-                fine.append(decode_words(words, first, dims, low, high, rows[i:j], g, len(groups), out[i:j]))
+        def decode(i: int, j: int) -> bool:
+            return all(
+                decode_words(words, first, dims, low, high, rows[i:j], g, len(groups), out[i:j])
+                for g, (words, first, dims) in enumerate(each)
+            )
 
-        over_rows(decode, len(rows))
-        return torch.from_numpy(out) if all(fine) else None
+        return torch.from_numpy(out) if all_rows(decode, len(rows)) else None
 
     def _decode(self, ids: torch.Tensor, kept: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
         groups, places = self._groups(), self._places(horizon)

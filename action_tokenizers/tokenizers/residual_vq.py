@@ -10,7 +10,7 @@ import torch
 from action_tokenizers.base import Progress
 from action_tokenizers.codecs.nearest import MOST_SEED, Books, build_books, fit_codebook, nearest, nearest_levels
 from action_tokenizers.codecs.residual import decode_levels, residual_decode, residual_encode
-from action_tokenizers.codecs.threads import over_rows
+from action_tokenizers.codecs.threads import all_rows
 from action_tokenizers.errors import ActionValueError
 from action_tokenizers.slots import SlotTokenizer
 
@@ -187,13 +187,11 @@ class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
         words, mean, first = self.codebooks.numpy(), self.mean.double().numpy(), self._tables()[2]
         sizes, (low, high) = np.array(self._sizes["codewords"]), self._fitted_range().bounds(key)
         rows, out = ids.contiguous().numpy(), np.empty((len(ids), horizon, action_dim), np.float32)
-        fine: list[bool] = []
 
-        def decode(i: int, j: int) -> None:
-            fine.append(decode_levels(words, sizes, mean, first, low, high, rows[i:j], out[i:j]))
+        def decode(i: int, j: int) -> bool:
+            return decode_levels(words, sizes, mean, first, low, high, rows[i:j], out[i:j])
 
-        over_rows(decode, len(rows))
-        return torch.from_numpy(out) if all(fine) else None
+        return torch.from_numpy(out) if all_rows(decode, len(rows)) else None
 
     def _decode(self, ids: torch.Tensor, kept: torch.Tensor, horizon: int, action_dim: int) -> torch.Tensor:
         first, _ = self._slots(0, 0)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from action_tokenizers.codecs import threads
-from action_tokenizers.codecs.threads import over_rows
+from action_tokenizers.codecs.threads import all_rows, over_rows
 
 
 @pytest.fixture
@@ -42,6 +42,22 @@ def test_covers_every_row_once(count):
             blocks = min(threads.BLOCKS * count, max(1, rows // least)) if count > 1 else 1
             assert len(spans) == (blocks if rows else 0)
             assert min((stop - start for start, stop in spans), default=least) >= min(least, rows)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.usefixtures("torch_threads")
+def test_all_rows_hears_every_block(count):
+    torch.set_num_threads(count)
+    assert all_rows(lambda start, stop: False, 0)
+    for wrong in (None, 0, 50, 99):
+        seen = np.zeros(100, np.int64)
+
+        def kernel(start: int, stop: int, seen=seen, wrong=wrong) -> bool:
+            seen[start:stop] += 1
+            return wrong is None or not start <= wrong < stop
+
+        assert all_rows(kernel, 100, least=10) == (wrong is None)
+        assert (seen == 1).all()  # also after one that says no
 
 
 @pytest.mark.usefixtures("torch_threads")

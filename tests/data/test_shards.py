@@ -11,7 +11,7 @@ import pytest
 from action_tokenizers import ChunkSample, Episodes
 from action_tokenizers.cli import DEMO_DATA
 from action_tokenizers.data import default_horizon
-from action_tokenizers.data.shards import FRAMES, BrokenFile, open_shards
+from action_tokenizers.data.shards import FRAMES, SLACK, BrokenFile, open_shards
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
 from tests.fakes.shard_files import recorded, spoil_actions, truncate, write_frames
 
@@ -45,6 +45,31 @@ def test_whatever_the_cuts_what_is_read_is_what_a_whole_reading_finds(tmp_path, 
     assert shards.horizon == default_horizon(whole)
     counted = sum(shards.chunks(number, 5, 2) for number in range(len(shards)))
     assert counted == ChunkSample().add(whole, 5, 2).count["default"]
+
+
+def test_what_cannot_be_read_is_left_out_of_a_whole_reading_and_told(tmp_path):
+    episodes = recorded(12, seed=3)
+    ends = np.cumsum(episodes.lengths)
+    # episode 3 goes on in the file that is spoiled, which the index does not see; the last file it does
+    root = write_frames(tmp_path / "set", episodes, [int(ends[3]) - 1, int(ends[7]), int(ends[9])])
+    spoil_actions(root / "file-001.parquet")
+    truncate(root / "file-003.parquet")
+    shards = open_shards(root, skip_broken=True)
+    with pytest.warns(UserWarning, match="left out") as told:
+        found = shards.load()
+    assert found.names == (0, 1, 2, 8)
+    for name, actions in zip(found.names, found.actions, strict=True):
+        np.testing.assert_array_equal(actions, episodes.actions[name])
+    index, cut, left = (str(one.message) for one in told)
+    assert index.startswith("1 of 4 files of set left out as broken, set/file-003.parquet; ")
+    assert cut == "1 episode of set/file-000.parquet left out: 3 goes on in set/file-001.parquet, which cannot be read"
+    assert left.startswith("set/file-001.parquet left out, episodes lost with it: 4: ")
+    assert shards.read_whole(1)[0] == []
+    assert shards.read_whole(2)[1] == ""
+    spoil_actions(root / "file-000.parquet")
+    spoil_actions(root / "file-002.parquet")
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(FormatError, match="expected a file that can"):
+        open_shards(root, skip_broken=True).load()
 
 
 def test_an_episode_longer_than_many_files(tmp_path):
@@ -118,7 +143,7 @@ def test_the_threshold_is_the_worst_priority_of_the_full_sample(tmp_path, k, wei
     sample = ChunkSample(k, 3, weights, 5).add(Episodes.load(root), stride=2)
     threshold = open_shards(root).threshold(ChunkSample(k, 3, weights, 5), 2)
     worst = float(sample._rows.priority[-1])
-    assert threshold == (worst if len(sample) == k else np.inf)
+    assert threshold == (worst * SLACK if len(sample) == k else np.inf)
 
 
 def test_fingerprints_tell_data_and_choices_apart(tmp_path):
@@ -208,7 +233,8 @@ def test_a_broken_file_is_named_and_left_out_only_when_asked_to(tmp_path, damage
         open_shards(root)
     shards = open_shards(root, skip_broken=True)
     # nobody knows whether the last before it went on; the first after it has a frame 0
-    assert shards.load().names == (0, 1, 2, *range(8, 12))
+    with pytest.warns(UserWarning, match=r"1 of 3 files of set left out as broken, set/file-001\.parquet; .*: 1$"):
+        assert shards.load().names == (0, 1, 2, *range(8, 12))
     assert [skipped.shard for skipped in shards.skipped] == ["set/file-001.parquet"]
     assert shards.table.lost == 1
 
@@ -219,7 +245,8 @@ def test_another_action_dim_is_named(tmp_path):
     (tmp_path / "other" / "file-000.parquet").replace(root / "file-001.parquet")
     with pytest.raises(FormatError, match=r"expected actions of 3 dims as in file-000\.parquet, got 4 in file-001"):
         open_shards(root)
-    assert open_shards(root, skip_broken=True).load().names == (0, 1)  # episode 2 may go on in it
+    with pytest.warns(UserWarning, match="1 of 2 files of set left out as broken"):
+        assert open_shards(root, skip_broken=True).load().names == (0, 1)  # episode 2 may go on in it
 
 
 def test_actions_that_cannot_be_read_are_found_when_they_are(tmp_path):

@@ -192,13 +192,36 @@ def test_broken_files_are_left_out_whole_named_and_counted(tokenizer, tmp_path):
     truncate(root / "file-003.parquet")
     with pytest.raises(FormatError, match=r"set/file-003\.parquet"):
         encode_shards(tokenizer, root, tmp_path / "out")
-    manifest = encode_shards(tokenizer, root, tmp_path / "out", skip_broken=True)
+    with pytest.warns(UserWarning, match="left out") as told:
+        manifest = encode_shards(tokenizer, root, tmp_path / "out", skip_broken=True)
+    assert [str(one.message).split(",")[0] for one in told] == [
+        "1 of 4 files of set left out as broken",
+        "1 episode of set/file-000.parquet left out: 3 goes on in set/file-001.parquet",
+        "set/file-001.parquet left out",
+    ]
     assert manifest["skipped_shards"] == ["set/file-001.parquet", "set/file-003.parquet"]
     assert manifest["lost_episodes"] == 6
     assert set(parquet.read_table(tmp_path / "out").to_pydict()["episode_index"]) == {0, 1, 2, 8}
     first = bytes_of(tmp_path / "out")
-    assert encode_shards(tokenizer, root, tmp_path / "out", skip_broken=True) == manifest
+    with pytest.warns(UserWarning, match="left out"):
+        assert encode_shards(tokenizer, root, tmp_path / "out", skip_broken=True) == manifest
     assert bytes_of(tmp_path / "out") == first
+
+
+def test_a_broken_file_in_which_no_episode_begins_is_named_too(tokenizer, tmp_path):
+    episodes = recorded(12, seed=3)
+    begin, end = np.cumsum(episodes.lengths)[4:6].tolist()
+    root = write_frames(tmp_path / "set", episodes, [begin + 5, end - 1])  # the second has steps of one episode alone
+    spoil_actions(root / "file-001.parquet")
+    with pytest.warns(UserWarning, match="5 goes on in set/file-001.parquet, which cannot be read"):
+        manifest = encode_shards(tokenizer, root, tmp_path / "out", skip_broken=True)
+    assert (manifest["skipped_shards"], manifest["lost_episodes"]) == (["set/file-001.parquet"], 1)
+    said = parquet.read_metadata(tmp_path / "out" / "tokens-000000.parquet").metadata
+    assert said[b"cut_by"] == b"set/file-001.parquet"
+    encoding = prepare(tokenizer, root, tmp_path / "out", skip_broken=True)
+    kept = [write_shard(encoding, number) for number in range(3)]
+    assert [one.kept for one in kept] == [True, False, True]  # and of a file that is kept it is known
+    assert finish(encoding, kept) == manifest
 
 
 def test_tokens_of_data_whose_contents_changed_at_equal_size_are_not_kept(tokenizer, tmp_path):

@@ -118,6 +118,10 @@ def alone():
 
 def test_one_rank_is_one_process(root, tmp_path, alone):
     assert torchrun.sample(root, k=40).digest() == sample_shards(root, k=40).digest()
+    train, _ = open_shards(root, state=False).split(0.3, seed=2)
+    held_in = FASTTokenizer(horizon=HORIZON, vocab_size=128).fit(sample_shards(train, k=40, horizon=HORIZON))
+    found = torchrun.fit(FASTTokenizer(horizon=HORIZON, vocab_size=128), root, test=0.3, split_seed=2, k=40)
+    assert tokenizer_digest(found) == tokenizer_digest(held_in)
     with pytest.raises(KeyError, match="what"):
         torchrun._agreeing(lambda: {}["what"], None)
 

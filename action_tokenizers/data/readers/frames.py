@@ -1,6 +1,6 @@
 """Parquet data sets of one row per frame, described instead of read: what a stream walks through file by file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -8,9 +8,14 @@ from typing import TypeVar
 from action_tokenizers.data.readers.columns import row_count
 from action_tokenizers.errors import FormatError
 
-__all__ = ["FrameFiles", "described_by"]
+__all__ = ["FrameFiles", "described_by", "in_order"]
 
 T = TypeVar("T")
+
+
+def in_order(paths: Iterable[Path]) -> list[Path]:
+    """Return the files among `paths` in the order of their names, in which upper case counts on every system."""
+    return sorted((path for path in paths if path.is_file()), key=lambda path: path.parts)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from action_tokenizers.data.readers.columns import join_tables, numeric_columns, read_columns, side_by_side
-from action_tokenizers.data.readers.frames import FrameFiles, described_by
+from action_tokenizers.data.readers.frames import FrameFiles, described_by, in_order
 from action_tokenizers.data.readers.recording import (
     Recording,
     State,
@@ -93,7 +93,7 @@ def _data_files(path: Path, info: dict[str, Any]) -> list[Path]:
     if isinstance(template, str) and not _leaves(template):
         patterns.insert(0, re.sub(r"\{[^}]*\}", "*", glob.escape(template)))
     for pattern in patterns:
-        files = sorted(file for file in path.glob(pattern) if file.is_file())
+        files = in_order(path.glob(pattern))
         if files:
             return files
     raise FormatError(

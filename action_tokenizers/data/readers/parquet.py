@@ -15,7 +15,7 @@ from action_tokenizers.data.readers.columns import (
     scalar_columns,
     side_by_side,
 )
-from action_tokenizers.data.readers.frames import FrameFiles, described_by
+from action_tokenizers.data.readers.frames import FrameFiles, described_by, in_order
 from action_tokenizers.data.readers.recording import (
     EPISODE_NAMES,
     MOST_LISTED,
@@ -121,7 +121,7 @@ def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     single = path / "episodes.parquet"
-    return [single] if single.is_file() else sorted(file for file in path.rglob("*.parquet") if file.is_file())
+    return [single] if single.is_file() else in_order(path.rglob("*.parquet"))
 
 
 def numbers(ids: NDArray[Any]) -> NDArray[np.int64]:
