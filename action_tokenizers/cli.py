@@ -176,7 +176,7 @@ def _encode(options: argparse.Namespace) -> None:
     _save_arrays(options.out, ids=ids, length=lengths, key=np.array(key or ""), **where, **reference)
     facts = {
         "chunks": len(ids),
-        "tokens": float(lengths.mean()),
+        "tokens": round(float(lengths.mean()), 2),
         "clipped": float(tokenizer.clip_report(found.actions, key=key).mean()),
         "file": str(options.out),
     }
@@ -194,7 +194,7 @@ def _encode_shards(options: argparse.Namespace) -> None:
         "files": len(manifest["files"]),
         "episodes": manifest["episodes"],
         "chunks": manifest["chunks"],
-        "tokens": manifest["tokens"] / manifest["chunks"],
+        "tokens": round(manifest["tokens"] / manifest["chunks"], 2),
         "folder": options.shards,
     }
     if manifest["skipped_shards"] or options.skip_broken:

@@ -181,7 +181,7 @@ def test_encode_file_by_file_goes_on_and_tells_what_was_left_out(run, shards, tm
     assert read_manifest(tmp_path / "tokens", verify=True) == manifest
     told = facts(out)
     assert (told["files"], told["episodes"], told["chunks"]) == (3, 8, manifest["chunks"])
-    assert told["tokens"] == pytest.approx(manifest["tokens"] / manifest["chunks"])
+    assert told["tokens"] == pytest.approx(manifest["tokens"] / manifest["chunks"], abs=0.005)
     assert "skipped_files" not in told
     code, out, _ = run("info", tmp_path / "tokens", "--json")
     assert code == 0

@@ -327,9 +327,10 @@ def _marked(encoding: Encoding) -> Encoding:
     mark, manifest = encoding.folder / MARK, encoding.folder / MANIFEST
     encoding.folder.mkdir(parents=True, exist_ok=True)
     _of_the_same(encoding, manifest)
-    known = mark.is_file() or manifest.is_file()
-    if not known and next(encoding.folder.glob("tokens-*.parquet"), None):
-        raise FormatError(f"expected a new folder, got {encoding.folder} with files of tokens of unknown origin")
+    # looked at before the mark: an encode that begins meanwhile makes that first
+    there = [entry.name for entry in sorted(encoding.folder.iterdir()) if not entry.name.startswith(".")]
+    if there and not (mark.is_file() or manifest.is_file()):
+        raise FormatError(f"expected a new or empty folder, got {encoding.folder} with {there[0]} and no {MANIFEST}")
     # the mark before the manifest goes: at no moment does an incomplete folder look complete
     try:
         _create(mark, to_json_bytes({**encoding.settings, "run": encoding.run}))

@@ -3,7 +3,7 @@
     python recipes/benchmarks/fit_scale.py --folder /tmp/scale        # writes fit_scale.json and scale.md beside itself
 
 Writes 1,000,000 chunks of 50 x 14 from `smooth_chunks` (sums of four sinusoids, a gripper step in the last dim) as
-parquet, 100 files, 2.8 GB; every chunk is an episode of its own, which is the hardest case for a reader. Then, each in
+parquet, 100 files, 3 GB; every chunk is an episode of its own, which is the hardest case for a reader. Then, each in
 a process of its own and one after the other:
 
 * FAST is fitted from the stream of all files, on samples of 3,000 to 100,000 chunks;
@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from action_tokenizers import ActionTokenizer, ChunkSample, FASTTokenizer
+from action_tokenizers import ActionTokenizer, ChunkSample, FASTTokenizer, __version__
 from action_tokenizers.data import open_shards, sample_shards, smooth_chunks, stream
 
 HERE = Path(__file__).resolve().parent
@@ -62,8 +62,7 @@ SMOKE = {
 }
 HELD_OUT_SEED = 1 << 20
 TABLE, PEAK = 33, 90  # bytes of an episode in the index (four int64 and a bool), and the most while it is put together
-# measured apart from the results, on the same kind of machine: a file's digest, of 30 MB, and a chunk's priority
-DIGEST_SECONDS, PRIORITY_SECONDS = 3e-3, 3.2e-8
+PRIORITY_SECONDS = 3.2e-8  # of a chunk; measured apart from the results, on the same kind of machine
 
 
 def write_shards(folder: Path, settings: dict[str, Any]) -> None:
@@ -193,7 +192,8 @@ def measure(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
         "versions": {
-            name: _version(name) for name in ("action-tokenizers", "numpy", "torch", "pyarrow", "numba", "ray")
+            "action-tokenizers": __version__,
+            **{name: _version(name) for name in ("numpy", "torch", "pyarrow", "numba", "ray")},
         },
         "settings": settings,
         "data": {
@@ -307,27 +307,31 @@ def plan(report: dict[str, Any]) -> list[str]:
         "",
         "What one process does for all and no worker can take off it:",
         "",
-        f"- The table of the episodes takes {TABLE} bytes an episode, and up to {PEAK} while the index is put together "
-        "(the runs of the files beside it, and a sort); splits and draws sort it again.",
+        f"- The table of the episodes takes {TABLE} bytes an episode numbered by integers, and up to {PEAK} while the "
+        "index is put together (the runs of the files beside it, and a sort), several times that where text names "
+        "them; splits and draws sort it again.",
         "- `Shards`, with that table, is on every machine: Ray sends it once to each, torchrun once to every rank, so "
         "a machine of eight ranks holds eight.",
         "- Which chunks will be in the sample is found by hashing the place of every chunk, one file after the other, "
         f"before the first worker begins; on torchrun every rank does so. At {PRIORITY_SECONDS * 1e9:.0f} ns a chunk, "
         "measured apart, it is the column `hash`.",
         "",
-        "The index was measured before it took a digest of what each file holds; one reads at most 2 MiB of a file, "
-        f"and took {DIGEST_SECONDS * 1e3:.0f} ms when measured apart on files of this size, which `index, 1 core` "
-        "includes.",
+        "Sixty-four cores are a sixty-fourth of the time of one, as if they shared nothing: a cluster was not measured"
+        + (
+            f", and two workers of Ray took {report['ray']['seconds']:.1f} s here, on cores they share with what feeds "
+            f"them, where one process took {largest['index_seconds'] + largest['sample_seconds']:.1f} s."
+            if report["ray"]
+            else "."
+        ),
         "",
         "| chunks | parquet | index, 1 core | hash | sampling, 1 core | sampling, 64 cores | storage must give | table "
         "| its peak |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    files = report["settings"]["shards"]
     for power in (7, 8, 9):
         factor = 10**power / chunks
         size, seconds = factor * data, factor * largest["sample_seconds"]
-        index = factor * (largest["index_seconds"] + files * DIGEST_SECONDS)
+        index = factor * largest["index_seconds"]
         lines.append(
             f"| 10^{power} | {size / 1e9:,.0f} GB | {_time(index)} | {_time(10**power * PRIORITY_SECONDS)} "
             f"| {_time(seconds)} | {_time(seconds / 64)} | {size / (seconds / 64) / 1e9:.1f} GB/s "

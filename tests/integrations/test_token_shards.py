@@ -153,8 +153,14 @@ def test_a_folder_of_something_else_is_refused(root, tokenizer, tmp_path):
     assert read_manifest(tmp_path / "out")["stride"] == HORIZON  # and is left as it was
     manifest = read_manifest(tmp_path / "out")
     (tmp_path / "out" / MANIFEST).unlink()
-    with pytest.raises(FormatError, match="unknown origin"):
+    with pytest.raises(FormatError, match=r"with tokens-000001\.parquet and no _manifest\.json"):
         encode_shards(tokenizer, root, tmp_path / "out")
+    saved = tokenizer.save_pretrained(tmp_path / "tok")
+    held = bytes_of(saved)
+    for full in (saved, root):  # a folder of another kind does not become two things at once
+        with pytest.raises(FormatError, match="expected a new or empty folder"):
+            encode_shards(tokenizer, root, full)
+    assert bytes_of(saved) == held
     with pytest.raises(FormatError, match=r"expected _manifest\.json in elsewhere"):
         read_manifest(tmp_path / "elsewhere")
     for other in ({}, manifest | {"version": 0}, manifest | {"files": None}, manifest | {"files": [{"file": "x"}]}):
