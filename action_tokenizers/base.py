@@ -2,7 +2,6 @@
 
 import functools
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from action_tokenizers.hub import PretrainedMixin
 from action_tokenizers.ranges import Range, fit_range
 from action_tokenizers.reading import Reading
 from action_tokenizers.registry import register
+from action_tokenizers.warn import warn
 
 __all__ = ["ActionTokenizer", "Progress", "ScalarCells", "range_of"]
 
@@ -345,11 +345,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         if not len(sample.actions):
             raise ActionValueError("expected at least one chunk to fit, got none; give episodes with data")
         if sample.skipped:
-            warnings.warn(
-                f"{sample.skipped} episodes are shorter than the horizon, {sample.horizon} steps, and were skipped",
-                UserWarning,
-                stacklevel=3,
-            )
+            warn(f"{sample.skipped} episodes are shorter than the horizon, {sample.horizon} steps, and were skipped")
         try:
             with torch.device("cpu"):  # also where a policy is being built under another default device
                 self._learn_from(sample, is_open, progress)
@@ -530,12 +526,20 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         For a DataLoader that serves one chunk's ids `(n_i,)` per item.
 
         Raises:
-            TokenError: not integers, or rows of different lengths although every chunk has the same number of ids.
+            TokenError: not integers, not in the vocabulary, or rows of different lengths although every chunk has the
+                same number of ids.
         """
         lengths = {len(row) for row in rows}
         if self.pad_id is None and len(lengths) > 1:
             raise TokenError(f"expected rows of one length, because this tokenizer has no pad, got {sorted(lengths)}")
         ids, _ = open_ids(list(rows), torch.device("cpu"), self.pad_id)
+        odd = ((ids < 0) | (ids >= self.vocab_size)).nonzero()
+        if len(odd):
+            row, place = odd[0].tolist()
+            raise TokenError(
+                f"expected ids in 0..{self.vocab_size - 1}, got {ids[row, place]} in row {row}, place {place}: are "
+                "they another tokenizer's?"
+            )
         return ids, torch.as_tensor(self.pad_mask(ids))
 
     def quantize(self, actions: Any, *, key: str | None = None, action_is_pad: Any = None) -> Any:
@@ -587,7 +591,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
         """Return what `build` makes of the buffers, kept until one of them is replaced or changed in place.
 
         Averages of weights, broadcasts between processes and loaded checkpoints write into the buffers there are.
-        Their counters tell, except of tensors made inside `torch.inference_mode` and of writes through `.data`.
+        Their counters tell, except of tensors made in `torch.inference_mode` and of writes through `.data` or numpy.
         """
         buffers: Any = self._buffers.values()
         try:
@@ -676,7 +680,7 @@ class ActionTokenizer(nn.Module, PretrainedMixin, ABC):
     def _shape(self, horizon: int | None, action_dim: int | None) -> tuple[int, int]:
         """Return t and d of a call; what the fit decided may be repeated but not contradicted."""
         if horizon is not None and (horizon, action_dim) == (self._horizon, self._action_dim):
-            return horizon, self._action_dim or 0
+            return self._horizon or 0, self._action_dim or 0  # integers, whatever the caller gave for them
         self._fitted_range()
         facts = {"horizon": (horizon, self._horizon), "action_dim": (action_dim, self._action_dim)}
         for name, (given, fitted) in facts.items():

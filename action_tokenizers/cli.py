@@ -32,7 +32,7 @@ from action_tokenizers.data import (
 from action_tokenizers.data.episodes import locate
 from action_tokenizers.data.readers.detect import layout_of
 from action_tokenizers.data.shards import STREAMED
-from action_tokenizers.data.streaming import complete, empty_sample, is_large, opened, sample_files
+from action_tokenizers.data.streaming import complete, count_left_out, empty_sample, is_large, opened, sample_files
 from action_tokenizers.diagnostics.along import two_valued
 from action_tokenizers.diagnostics.audit import audit
 from action_tokenizers.diagnostics.compare import COLUMNS, Comparison, compare
@@ -44,6 +44,7 @@ from action_tokenizers.errors import ActionTokenizerError, ActionValueError, For
 from action_tokenizers.integrations.token_shards import MANIFEST, MARK, encode_shards, read_manifest
 from action_tokenizers.registry import FAMILIES, known_types, tokenizer_class
 from action_tokenizers.tokenizers.published_fast import PublishedFASTTokenizer
+from action_tokenizers.warn import warn
 
 __all__ = ["main", "parse_spec"]
 
@@ -128,6 +129,10 @@ def _fit(options: argparse.Namespace) -> None:
     relative = Relative(options.relative_to, options.angles) if options.relative_to else None
     with _progress() as progress:
         for number, data in enumerate(sources):
+            if isinstance(data, Shards) and options.test is not None and data.episodes == 1:
+                # a single recording is split in time, which needs all of it
+                count_left_out(sample, data)
+                data = data.load()
             if isinstance(data, Episodes):
                 part = data if options.test is None else data.split(options.test, seed=options.seed, horizon=horizon)[0]
                 sample.add(part, horizon, options.stride, relative)
@@ -184,6 +189,7 @@ def _encode(options: argparse.Namespace) -> None:
 
 
 def _encode_shards(options: argparse.Namespace) -> None:
+    _output_folder(options.shards)
     tokenizer = _tokenizer(options.tokenizer)
     # the key says whose range, and is no name of these data
     opening = {name: value for name, value in _opening(options).items() if name != "key"}
@@ -438,8 +444,10 @@ def _opening(options: argparse.Namespace) -> dict[str, Any]:
 
 def _load(source: str, options: argparse.Namespace) -> Episodes:
     opening = _opening(options)
-    if opening.pop("skip_broken") and _is_streamed(source):
-        return opened(source, None, opening | {"skip_broken": True}).load()
+    if opening.pop("skip_broken"):
+        if _is_streamed(source):
+            return opened(source, None, opening | {"skip_broken": True}).load()
+        warn(f"{source} is read as a whole: no file of it is left out")
     return Episodes.load(source, **opening)
 
 
@@ -450,11 +458,11 @@ def _is_streamed(source: str) -> bool:
 def _load_or_open(source: str, options: argparse.Namespace) -> Episodes | Shards:
     """Load a data set of a fit, or index it where it is large or asked to be: then it is read file by file."""
     by_file = options.skip_broken or options.resume is not None or is_large(locate(source, None, None)[0])
-    if not by_file or not _is_streamed(source):
-        return _load(source, options)
-    found = opened(source, None, _opening(options), states=options.relative_to is not None)
-    # a single recording is split in time, which needs all of it
-    return found if options.test is None or found.episodes > 1 else _load(source, options)
+    if by_file and _is_streamed(source):
+        return opened(source, None, _opening(options), states=options.relative_to is not None)
+    if options.resume is not None:
+        warn(f"{source} is read as a whole: nothing of it is kept in {options.resume}")
+    return _load(source, options)
 
 
 def _load_several(options: argparse.Namespace) -> list[Episodes | Shards]:

@@ -4,17 +4,19 @@
     python recipes/memory_mapped_tokens.py --smoke                             # synthetic, in a temporary folder
 
 A folder holds `ids.npy`, the ids of all chunks one after another, int32 and without pads; `ends.npy`, where each
-chunk's end; `tokenizer/`, the tokenizer that made them; and `tokens.json`, its digest. It is written aside and renamed
-when it is complete. LeRobot and parquet data are read piece by piece (other layouts as a whole) and ids are written
-batch by batch, so that neither needs to fit in memory; 8 bytes per chunk do. `TokenFile` is a data set of such a folder
-for `torch.utils.data.DataLoader`: workers, forked or spawned, share its pages through the operating system's cache, and
-`tokenizer.collate` makes padded ids and masks of its items. Encoding itself may also run inside the workers, as
-`EncodeChunks` shows: torch gives a worker one thread, and so do the kernels of this library.
+chunk's end; `tokenizer/`, the tokenizer that made them; and `tokens.json`, its digest, that of the ends and the number
+of ids. It is written aside and renamed when it is complete. LeRobot and parquet data are read piece by piece (other
+layouts as a whole) and ids are written batch by batch, so that neither needs to fit in memory; 8 bytes per chunk do.
+`TokenFile` is a data set of such a folder for `torch.utils.data.DataLoader`: workers, forked or spawned, share its
+pages through the operating system's cache, and `tokenizer.collate` makes padded ids and masks of its items. Encoding
+itself may also run inside the workers, as `EncodeChunks` shows: torch gives a worker one thread, and so do the kernels
+of this library.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import secrets
@@ -76,12 +78,19 @@ def _write(tokenizer: ActionTokenizer, batches: Iterable[NDArray[np.floating]], 
             total += int(mask.sum())
         file.seek(0)
         _write_header(file, total)
-        file.flush()
-        os.fsync(file.fileno())  # else, after a power cut, the new name could stand before the contents
     np.save(folder / ENDS, np.concatenate(ends) if ends else np.empty(0, np.int64))
     tokenizer.save_pretrained(folder / TOKENIZER)
-    (folder / FACTS).write_text(json.dumps({"tokenizer": tokenizer_digest(tokenizer)}) + "\n", encoding="utf-8")
+    facts = {"tokenizer": tokenizer_digest(tokenizer), "ends": _digest(folder / ENDS), "ids": total}
+    (folder / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    for name in (IDS, ENDS, FACTS):  # else, after a power cut, the folder's new name could stand before the contents
+        with (folder / name).open("rb+") as file:
+            os.fsync(file.fileno())
     return sum(map(len, ends))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_header(file: Any, length: int) -> None:
@@ -104,12 +113,19 @@ class TokenFile(Dataset[NDArray[np.int64]]):
 
     def __init__(self, folder: str | Path, tokenizer: ActionTokenizer | None = None) -> None:
         self.folder = Path(folder)
-        self.ends = np.load(self.folder / ENDS)
         self._ids: NDArray[np.int32] | None = None
-        total, held = int(self.ends[-1]) if len(self.ends) else 0, len(self._open())
-        if held != total:
-            raise FormatError(f"expected {total} ids in {self.folder / IDS}, got {held}; write the folder anew")
-        made_by = json.loads((self.folder / FACTS).read_text(encoding="utf-8"))["tokenizer"]
+        try:
+            facts = json.loads((self.folder / FACTS).read_text(encoding="utf-8"))
+            made_by, ends, total = facts["tokenizer"], facts["ends"], facts["ids"]
+            if _digest(self.folder / ENDS) != ends:
+                raise ValueError(f"{ENDS} is another")
+            self.ends = np.load(self.folder / ENDS)
+            if len(self._open()) != total:
+                raise ValueError(f"{len(self._open())} ids instead of {total} in {IDS}")
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            raise FormatError(
+                f"expected what was written to {self.folder}, got {error}; write the folder anew"
+            ) from error
         given = ActionTokenizer.from_pretrained(self.folder / TOKENIZER) if tokenizer is None else tokenizer
         if tokenizer_digest(given) != made_by:
             raise FormatError(

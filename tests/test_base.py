@@ -955,6 +955,14 @@ class TestForPolicyAuthors:
         assert torch.equal(fitted.collate([torch.as_tensor(row) for row in rows])[0], ids)
         assert torch.equal(fitted.collate([row.tolist() for row in rows])[0], ids)
 
+    @pytest.mark.parametrize("odd", [-1, 10**6])
+    def test_collate_refuses_ids_of_another_tokenizer(self, odd):
+        fitted = FASTTokenizer(vocab_size=200).fit(ACTIONS)
+        rows = [fitted.encode(chunk).tolist() for chunk in ACTIONS[:3]]
+        rows[2][1] = odd
+        with pytest.raises(TokenError, match=f"got {odd} in row 2, place 1: are they another"):
+            fitted.collate(rows)
+
     def test_collate_refuses_cut_rows_where_nothing_is_padded(self):
         fitted = BinningTokenizer(bins=16).fit(ACTIONS)
         ids, mask = fitted.collate(list(fitted.encode(ACTIONS[:3])))

@@ -211,7 +211,12 @@ def test_encode_says_where_to_only_once_and_reads_parquet_file_by_file(run, data
     code, _, errors = run("encode", tmp_path / "tok", data, "--shards", tmp_path / "tokens")
     assert code == 2
     assert "Episodes.load reads it as a whole" in errors
-    assert not (tmp_path / "tokens").exists()
+    code, _, errors = run("encode", tmp_path / "tok", shards, "--shards", next(shards.rglob("*.parquet")))
+    assert code == 2
+    assert "expected a folder or a new name" in errors
+    code, _, errors = run("encode", tmp_path / "tok", shards, "--shards", shards / "tokens")
+    assert code == 2
+    assert "expected a folder outside of" in errors
     for where in ((), ("--out", "a.npz", "--shards", "b")):
         with pytest.raises(SystemExit):
             run("encode", tmp_path / "tok", shards, *where)
@@ -234,7 +239,7 @@ def test_whatever_reads_data_leaves_broken_files_out_only_when_asked(run, shards
     assert last.name in errors
     code, out, errors = run(*command, "--skip-broken", "--json")
     assert code == 0
-    assert f"{last.name}; episodes that they may cut off, left out with them: 1" in errors
+    assert f"1 of 3 files of set left out as broken, and 1 episodes that they may cut off: set/{last.name}: " in errors
     if verb == "info":
         assert facts(out)["episodes"] == 5
 
@@ -622,13 +627,29 @@ def test_fit_goes_on_from_what_was_sampled(run, shards, tmp_path, monkeypatch):
     assert "stride" in errors
 
 
+def test_what_was_left_out_beside_a_single_recording_is_counted_too(run, tmp_path):
+    pytest.importorskip("pyarrow")
+    episodes = smooth_episodes(3, length=(100, 100), action_dim=2, seed=0, fps=10.0)
+    root = write_frames(tmp_path / "three", episodes, [200])  # the second may go on in what is broken
+    truncate(root / "file-001.parquet")
+    for more in ((), ("--test", 0.2)):
+        fit = ("fit", "binning", root, "--horizon", 5, "--out", tmp_path / "tok", "--skip-broken", "--json")
+        code, out, _ = run(*fit, *more)
+        assert code == 0
+        assert (facts(out)["skipped_files"], facts(out)["lost_episodes"]) == (["three/file-001.parquet"], 1)
+        provenance = ActionTokenizer.from_pretrained(tmp_path / "tok").provenance
+        assert (provenance["skipped_shards"], provenance["lost_episodes"]) == (["three/file-001.parquet"], 1)
+
+
 @pytest.mark.parametrize("option", [("--skip-broken",), ("--resume", "kept")])
 def test_what_is_not_read_file_by_file_is_loaded(run, data, shards, tmp_path, option, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for sets, more in ([data], ()), ([data, shards], ()), ([shards, data], ("--test", 0.3)):
         fit = ("fit", "binning", *sets, "--horizon", 5, *more)
         assert run(*fit, "--out", tmp_path / "plain")[0] == 0
-        assert run(*fit, "--out", tmp_path / "other", *option)[0] == 0
+        code, _, errors = run(*fit, "--out", tmp_path / "other", *option)
+        assert code == 0
+        assert f"{data} is read as a whole: " in errors
         for file in (tmp_path / "plain").iterdir():
             assert (tmp_path / "other" / file.name).read_bytes() == file.read_bytes()
 

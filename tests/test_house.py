@@ -20,7 +20,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # from the ground up; a module imports what lies below its layer, or in its own
 LAYERS = [
-    {"errors", "extras", "codecs", "folder"},
+    {"errors", "extras", "codecs", "folder", "warn"},
     {"download"},
     {"registry", "ranges", "data", "artifact"},
     {"hub", "card", "shim"},

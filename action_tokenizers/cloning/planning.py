@@ -9,7 +9,6 @@ the decoded actions do, such as a simulator, foresees ordinary execution and gai
 rollout to the end of the task; here it is begun anew every `sub_horizon` asks.
 """
 
-import warnings
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +21,7 @@ from action_tokenizers.cloning.model import TransitionModel
 from action_tokenizers.cloning.reference import check_reference, reference
 from action_tokenizers.diagnostics.policy import CheckedPolicy, TokenPolicy, array_of, checked, derived
 from action_tokenizers.errors import ActionShapeError, ActionValueError
+from action_tokenizers.warn import warn
 
 __all__ = ["Plan", "Planner", "Plans"]
 
@@ -150,11 +150,9 @@ class Planner:
             diverged |= is_going & ~known
             is_going &= known
         if diverged.any():
-            warnings.warn(
+            warn(
                 f"the model left what it knows in {diverged.sum()} of {b} auxiliary rollouts{''.join(reasons)}; what "
-                "was planned before is executed, then the state is looked at again",
-                UserWarning,
-                stacklevel=2,
+                "was planned before is executed, then the state is looked at again"
             )
         return Plan(actions, steps, asks, diverged, undecodable)
 

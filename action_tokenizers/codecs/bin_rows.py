@@ -30,7 +30,7 @@ LEAST = 1 << 14
 MANY = 4
 # the largest finite float32
 MOST = np.float32(np.finfo(np.float32).max)
-# the float32 below 1: it lies in the same cell as 1
+# the float32 below 1: where no edge is 1 it lies in the same cell as 1
 BELOW = np.nextafter(np.float32(1), np.float32(0))
 
 
@@ -73,6 +73,8 @@ def build_cells(
 def _is_regular(edges: npt.NDArray[np.float32], k: int) -> bool:
     """Say whether floor(z h) + h, in float32, is the cell of every float32 z in [-1, 1); h is k / 2, or 0 for k = 1."""
     below = np.nextafter(edges, np.float32(-np.inf))
+    if (edges > BELOW).any():  # what is above such an edge is 1, which the kernel takes for the number below
+        return False
     return all(
         np.array_equal(np.floor(z * np.float32(k // 2)) + k // 2, cell)
         for z, cell in ((edges, np.arange(1, k)), (below, np.arange(k - 1)))

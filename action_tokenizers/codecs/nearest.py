@@ -13,6 +13,7 @@ import torch
 from action_tokenizers.codecs.affine import action_of
 from action_tokenizers.codecs.kernel import inner_kernel, kernel, loose_kernel
 from action_tokenizers.codecs.threads import over_rows
+from action_tokenizers.errors import ActionValueError
 
 __all__ = ["MOST_SEED", "Books", "build_books", "decode_words", "fit_codebook", "nearest", "nearest_levels"]
 
@@ -20,8 +21,9 @@ _Array = npt.NDArray[Any]
 
 # distances are computed for this many (vector, codeword) pairs at a time
 BLOCK = 1 << 21
-# a few float32 ulps of the largest term in a score, as a share of (|vector| + |codeword|)²
-MARGIN = np.float32(4e-6)
+# what rounding may add to the difference of two scores, as a share of (|vector| + |codeword|)²: at least this, and for
+# every term that is added one after the other a float32 ulp in each score
+MARGIN, ULP = 4e-6, 2.0**-24
 _PRECISION_LOCK = threading.Lock()
 # the kernel: vectors that meet a codebook while it is in cache, vectors and dims at a time, and codewords in a vector
 ROWS, BESIDE, STEP, WIDTH = 64, 8, 4, 32
@@ -44,18 +46,27 @@ class Books(NamedTuple):
 
 
 def build_books(codebooks: Sequence[torch.Tensor]) -> Books:
-    """Prepare codebooks `(k_i, d)` float32 of one d for `nearest_levels`."""
+    """Prepare codebooks `(k_i, d)` float32 of one d for `nearest_levels`.
+
+    Raises:
+        ActionValueError: Codewords that are not finite, or whose squares are not.
+    """
     sizes, d = np.array([len(book) for book in codebooks]), codebooks[0].shape[1]
     levels, rows, columns = len(sizes), -(-d // STEP) * STEP, -(-int(sizes.max()) // WIDTH) * WIDTH
     words, middle = np.zeros((levels, int(sizes.max()), d), np.float32), np.zeros((levels, d))
     near, norms = np.zeros((levels, rows, columns), np.float32), np.full((levels, columns), np.inf, np.float32)
     for level, (book, k) in enumerate(zip(codebooks, sizes, strict=True)):
-        words[level, :k] = book.cpu().numpy()
+        words[level, :k] = book.detach().cpu().numpy()
         # about their middle vectors and codewords are short, and so are the rounding errors of their products
-        middle[level] = words[level, :k].mean(0, dtype=np.float64)
-        short = (words[level, :k] - middle[level]).astype(np.float32)
-        near[level, :d, :k] = -2 * short.T
-        norms[level, :k] = np.square(short).sum(1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            middle[level] = words[level, :k].mean(0, dtype=np.float64)
+            short = (words[level, :k] - middle[level]).astype(np.float32)
+            near[level, :d, :k] = -2 * short.T
+            norms[level, :k] = np.square(short).sum(1)
+        if not np.isfinite(norms[level, :k]).all():
+            raise ActionValueError(
+                f"expected codewords of finite length in float32, got others in codebook {level}: did training diverge?"
+            )
     reach = np.sqrt(np.where(np.isinf(norms), 0, norms).max(1))
     return Books(words, sizes, middle, near, norms, reach)
 
@@ -67,7 +78,7 @@ def nearest(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     so that a vector gets the same codeword in every batch.
 
     Args:
-        vectors: `(n, d)` float.
+        vectors: `(n, d)` float32 or float64.
         codebook: `(k, d)` float32.
 
     Example:
@@ -77,6 +88,11 @@ def nearest(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     if vectors.device.type == "cpu":
         return nearest_levels(vectors, build_books([codebook]))[:, 0]
     return _nearest_on_device(vectors, codebook)
+
+
+def _margin(terms: int) -> float:
+    """Return what rounding may add to the difference of two scores of so many terms, see `MARGIN`."""
+    return max(MARGIN, 2 * ULP * (terms + 8))
 
 
 def _nearest_on_device(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
@@ -92,7 +108,7 @@ def _nearest_on_device(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.T
         short = (block.double() - middle).float()
         with _full_precision():
             scores = torch.addmm(norms, short, near.T, alpha=-2)
-        margin = MARGIN * (short.norm(dim=1) + reach).square()
+        margin = _margin(codebook.shape[1]) * (short.norm(dim=1) + reach).square()
         out[start : start + len(block)] = _pick(scores, margin, block, codebook)
     return out
 
@@ -147,7 +163,7 @@ def nearest_levels(
     """Return the codeword of each level, nearest to what the levels before it left over, `(n, levels)` int64.
 
     Args:
-        vectors: `(n, d)` float, on the CPU.
+        vectors: `(n, d)` float32 or float64, on the CPU.
         books: as `build_books` prepares them.
         mean: `(d,)`, taken from the vectors first; None: nothing.
         first: `(levels,)`, added to the numbers of the codewords; None: nothing.
@@ -157,7 +173,8 @@ def nearest_levels(
     first = np.zeros(len(books.sizes), np.int64) if first is None else first
     source = vectors.detach().contiguous().numpy()
     out = np.empty((len(source), len(books.sizes)), np.int64)
-    over_rows(lambda i, j: _levels(*books, mean, first, source[i:j], out[i:j]), len(source), least=ROWS)
+    share = np.float32(_margin(books.near.shape[1] // STEP))
+    over_rows(lambda i, j: _levels(*books, mean, first, share, source[i:j], out[i:j]), len(source), least=ROWS)
     return torch.from_numpy(out)
 
 
@@ -171,6 +188,7 @@ def _levels(
     reach: _Array,
     mean: _Array,
     first: _Array,
+    share: np.float32,
     vectors: _Array,
     out: _Array,
 ) -> None:
@@ -189,7 +207,7 @@ def _levels(
                 for j in range(d):
                     short[i, j] = np.float32(left[i, j] - middle[level, j])
                     square += short[i, j] * short[i, j]
-                margin[i] = MARGIN * (np.sqrt(square) + reach[level]) ** 2
+                margin[i] = share * (np.sqrt(square) + reach[level]) ** 2
             i = 0
             while i < rows:
                 beside = BESIDE if rows - i >= BESIDE else 1
@@ -265,6 +283,8 @@ def _choose(scores: _Array, row: int, size: int, margin: Any, vectors: _Array, v
         first = min(first, k if is_close else size)
     if close == 1:
         return first
+    if close == 0:  # nothing compares with NaN, which no codebook or chunk that passed a door leads to
+        return 0
     best, least = first, np.inf
     for k in range(first, size):
         if scores[row, k] <= limit:

@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from itertools import pairwise
 
 import torch
@@ -53,8 +54,9 @@ def over_rows(kernel: Callable[[int, int], None], rows: int, *, least: int = 256
 
     begun: list[Future[None]] = []
     try:
-        for _ in range(threads - 1):
-            begun.append(_workers(threads).submit(work))
+        with suppress(RuntimeError):  # the interpreter is about to end and starts no threads: this one does it all
+            for _ in range(threads - 1):
+                begun.append(_workers(threads).submit(work))
         work()
     finally:
         left.clear()

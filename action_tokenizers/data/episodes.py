@@ -2,7 +2,6 @@
 
 import os
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from action_tokenizers.data.door import FloatArray, checked_fps, episode_matrices
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
+from action_tokenizers.warn import warn
 
 __all__ = ["Episodes", "angle_jumps", "default_horizon", "locate"]
 
@@ -144,7 +144,7 @@ class Episodes:
         folder, name = locate(source, revision, token)
         found = read(folder, action=action, state=state, episode=episode)
         if found.doubt:
-            warnings.warn(found.doubt, UserWarning, stacklevel=2)
+            warn(found.doubt)
         episodes = cls(
             found.actions,
             states=found.states,
@@ -156,11 +156,9 @@ class Episodes:
         )
         jumps = angle_jumps(episodes)
         if jumps:
-            warnings.warn(
+            warn(
                 f"action dims {jumps} of {name!r} jump by about 2*pi between frames, as wrapped angles do: "
-                'fit on Relative("state", angles=...) or unwrap them (np.unwrap) first',
-                UserWarning,
-                stacklevel=2,
+                'fit on Relative("state", angles=...) or unwrap them (np.unwrap) first'
             )
         return episodes
 

@@ -22,7 +22,7 @@ from action_tokenizers.data.readers.parquet import numbers
 from action_tokenizers.errors import FormatError
 from action_tokenizers.extras import require
 
-__all__ = ["EpisodeTable", "Runs", "contents_of", "runs_of", "tabulate"]
+__all__ = ["EpisodeTable", "Runs", "contents", "contents_of", "runs_of", "tabulate"]
 
 BATCH = 1 << 20  # rows of an index column read at once
 BLOCK, BLOCKS = 1 << 16, 32  # what a digest reads of the columns of a file: all of up to 2 MiB, else as much in blocks
@@ -115,21 +115,26 @@ def runs_of(files: FrameFiles, number: int) -> Runs:
     if rows == 0:
         none = np.zeros(0, np.int64)
         return Runs(none, none, None, None, False, size, contents_of(path, ()))
-    columns = [*files.action, *files.state, *([files.frame] if files.frame else [])]
-    contents = contents_of(path, [*columns, *([files.episode] if files.episode else [])])
+    columns, held = [*files.action, *files.state, *([files.frame] if files.frame else [])], contents(files, number)
     first = next(column_batches(path, columns, 1))
     parts = side_by_side(first, {"action": files.action, "state": files.state})
     dims = (parts["action"].shape[1], parts["state"].shape[1] if files.state else 0)
     frame = int(first[files.frame][0]) if files.frame else None
     if files.episode is None:
-        return Runs(np.array([number]), np.array([rows]), dims, frame, True, size, contents)
+        return Runs(np.array([number]), np.array([rows]), dims, frame, True, size, held)
     ids, lengths = _runs(path, files.episode)
     named = EPISODE_FILE.fullmatch(path.name) if files.numbered else None
     if named and len(np.unique(ids)) == 1:
-        return Runs(np.array([int(named.group(1))]), np.array([rows]), dims, frame, True, size, contents)
+        return Runs(np.array([int(named.group(1))]), np.array([rows]), dims, frame, True, size, held)
     if files.numbered:
         ids = ids.astype(np.int64)
-    return Runs(ids, lengths, dims, frame, False, size, contents)
+    return Runs(ids, lengths, dims, frame, False, size, held)
+
+
+def contents(files: FrameFiles, number: int) -> str:
+    """Return the digest of what one file, which has rows, holds in the columns that are read, see `contents_of`."""
+    further = [name for name in (files.frame, files.episode) if name]
+    return contents_of(files.root / files.files[number], [*files.action, *files.state, *further])
 
 
 def contents_of(path: Path, columns: Sequence[str]) -> str:

@@ -1,7 +1,9 @@
 """A sample as one safetensors file: tensors, and a JSON header in the file's metadata."""
 
+import glob
 import json
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["digest", "progress_of", "read", "write"]
 
 VERSION = 1
+STALE = 3600.0  # seconds after which nobody writes on to a temporary file
 Tensors = dict[str, NDArray[Any]]
 
 
@@ -58,6 +61,7 @@ def write(sample: "ChunkSample", path: str | os.PathLike[str], progress: Mapping
     temporary = target.with_name(f".{target.name}.{token_hex(4)}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
@@ -72,6 +76,14 @@ def write(sample: "ChunkSample", path: str | os.PathLike[str], progress: Mapping
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _sweep(target: Path) -> None:
+    """Delete what killed writers of `target` left, where it is too old for anybody to write on to it."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > STALE:
+                left.unlink()
 
 
 def read(path: str | os.PathLike[str]) -> "ChunkSample":

@@ -7,7 +7,6 @@ processes, and what they deliver together does not depend on it.
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -19,9 +18,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from action_tokenizers.data.door import IntArray, checked_fps
+from action_tokenizers.data.door import IntArray, as_float32, checked_fps, first_nonfinite
 from action_tokenizers.data.episodes import HUB_FILES, Episodes, locate
-from action_tokenizers.data.index import EpisodeTable, Runs, runs_of, tabulate
+from action_tokenizers.data.index import EpisodeTable, Runs, contents, runs_of, tabulate
 from action_tokenizers.data.priority import identity_hash, priorities
 from action_tokenizers.data.readers.columns import Table, column_batches, side_by_side
 from action_tokenizers.data.readers.detect import layout_of
@@ -36,6 +35,7 @@ from action_tokenizers.errors import (
     FormatError,
     MissingExtraError,
 )
+from action_tokenizers.warn import warn
 
 __all__ = ["STREAMED", "BrokenFile", "Progress", "Shards", "Skipped", "open_shards"]
 
@@ -196,8 +196,8 @@ class Shards:
                 left out; without it that is an error.
 
         Raises:
-            FormatError: The file cannot be read, or has rows of another width; names it.
-            ActionValueError: NaN or inf; names episode, frame and dim.
+            FormatError: The file cannot be read, has rows of another width, or changed since it was indexed; names it.
+            ActionValueError: NaN or inf; names file, episode, frame and dim.
             OSError: The system does not let it be read: too many open files, no permission, a lost connection.
         """
         at = self.own(number)
@@ -208,7 +208,7 @@ class Shards:
         with closing(_Cursor(self, number)) as cursor:
             # the one that needs another file comes by itself: where that file is broken, only it is lost
             for some in _pieces(length[: len(at) - 1] if beyond else length):
-                yield self._episodes(self._rows(cursor, at[some]), at[some])
+                yield self._episodes(self._rows(cursor, at[some]), at[some], number)
             if not beyond:
                 return
             try:
@@ -220,7 +220,7 @@ class Shards:
                     raise
                 cut_off.append(cursor.number)
                 return
-            yield self._episodes(rows, at[-1:])
+            yield self._episodes(rows, at[-1:], number)
 
     def pieces(self, number: int, cut_off: list[int]) -> Iterator[Episodes]:
         """Yield what `read` does; under `skip_broken` a file that cannot be used is told apart from any other mistake.
@@ -258,27 +258,17 @@ class Shards:
         Raises:
             FormatError: A file that cannot be used; under `skip_broken` only if none can.
         """
-        self.warn_of_broken()
         pieces: list[Episodes] = []
+        losses: list[str] = []
         for number in range(len(self)):
             some, loss = self.read_whole(number)
             pieces += some
             if loss:
-                warnings.warn(loss, UserWarning, stacklevel=2)
+                losses.append(loss)
+                warn(loss)
         if not pieces:
-            raise FormatError(f"expected a file that can be read in {self.source}, got none: {loss}")
+            raise FormatError(f"expected a file that can be read in {self.source}, got none: {'; '.join(losses)}")
         return self.join(pieces)
-
-    def warn_of_broken(self) -> None:
-        """Tell, in a UserWarning, of the files that the index found broken."""
-        if self.table.broken:
-            warnings.warn(
-                f"{len(self.skipped)} of {len(self)} files of {self.source} left out as broken, "
-                f"{', '.join(one.shard for one in self.skipped)}; episodes that they may cut off, left out with them: "
-                f"{self.table.lost}",
-                UserWarning,
-                stacklevel=3,
-            )
 
     def join(self, pieces: Sequence[Episodes]) -> Episodes:
         """Return the episodes of several pieces as one, in the order of their names."""
@@ -338,19 +328,20 @@ class Shards:
             tables.append(cursor.take(int(length[some].sum())))
         return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
-    def _episodes(self, rows: Table, at: IntArray) -> Episodes:
-        """Return the episodes `at` of the table, which these rows are."""
+    def _episodes(self, rows: Table, at: IntArray, number: int) -> Episodes:
+        """Return the episodes `at` of the table, which these rows are and which begin in a file."""
         ids = np.repeat(self.table.name[at], self.table.length[at])
-        names, split = split_rows(rows, ids, rows.pop("frame", None), self.source)
-        return Episodes(
-            split["action"],
-            states=split.get("state"),
-            fps=self.fps,
-            key=self.key,
-            names=names,
-            action_names=self.files.action_names,
-            source=self.source,
-        )
+        with _told(self.name(number)):
+            names, split = split_rows(rows, ids, rows.pop("frame", None), self.source)
+            return Episodes(
+                split["action"],
+                states=split.get("state"),
+                fps=self.fps,
+                key=self.key,
+                names=names,
+                action_names=self.files.action_names,
+                source=self.source,
+            )
 
 
 def open_shards(
@@ -379,7 +370,7 @@ def open_shards(
         revision: See `action`.
         token: See `action`.
         skip_broken: Leave out files that cannot be read or have other dims than the first, with every episode that
-            begins in one or may be cut off by one, instead of refusing the data set. They are named and counted.
+            begins in one or may be cut off by one, instead of refusing the data set. A UserWarning names them.
         progress: Called as `progress("index", done, total)` per file.
         each: How to index the files, for engines that do it in parallel.
 
@@ -405,7 +396,7 @@ def open_shards(
         raise_of_the_system(error, name)
         raise
     if files.doubt:
-        warnings.warn(files.doubt, UserWarning, stacklevel=2)
+        warn(files.doubt)
 
     hub = (name, path.name) if path != Path(source) else None
 
@@ -417,7 +408,7 @@ def open_shards(
         except MissingExtraError:
             raise
         except ActionTokenizerError as error:
-            return str(error)
+            return str(error).removeprefix(f"{files.files[number]}: ")  # told by whoever tells the reason
 
     table = tabulate(files, list((each or in_turn(progress))(look, range(len(files.files)), "index")))
     shards = Shards(
@@ -440,6 +431,12 @@ def open_shards(
         raise FormatError(
             f"expected whole episodes in {name}, got none outside of its broken files: {first.shard}: {first.reason}"
         )
+    if table.broken:
+        reasons = "; ".join(f"{one.shard}: {one.reason}" for one in shards.skipped)
+        warn(
+            f"{len(table.broken)} of {len(shards)} files of {name} left out as broken, and {table.lost} episodes that "
+            f"they may cut off: {reasons}"
+        )
     return shards
 
 
@@ -459,7 +456,7 @@ class _Cursor:
     """A place in the rows of a file and of those after it, read a batch at a time."""
 
     def __init__(self, shards: Shards, number: int) -> None:
-        self.number = number
+        self.number = self._began_in = number
         self._shards = shards
         self._row = 0  # of the file it began in, counted on over its end
         self._left: Table | None = None
@@ -472,15 +469,38 @@ class _Cursor:
     def skip_to(self, row: int) -> None:
         """Move to a row ahead."""
         while self._row < row:
-            self._next(row - self._row)
+            self._row += len(self._next(row - self._row)["action"])
 
     def take(self, rows: int) -> Table:
         """Return the next rows: `action`, `state` and `frame`, as far as there are such columns."""
         parts = []
         while rows:
-            parts.append(self._next(rows))
+            parts.append(self._checked(self._next(rows)))
+            self._row += len(parts[-1]["action"])
             rows -= len(parts[-1]["action"])
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _checked(self, rows: Table) -> Table:
+        """Return rows that begin at the cursor with actions and states as float32; names the place of NaN and inf.
+
+        Here, because here it is known which file they come from: an episode may lie in several.
+        """
+        table, begun = self._shards.table, self._began_in
+        with _told(self._shards.name(self.number)):
+            for part in ("action", "state"):
+                if part not in rows:
+                    continue
+                rows[part] = as_float32(rows[part], f"{part}s")
+                place = first_nonfinite(rows[part])
+                if place is not None:
+                    begin, end = np.searchsorted(table.file, [begun, begun + 1])
+                    row = self._row + place[0]
+                    at = begin + np.searchsorted(table.row[begin:end], row, side="right") - 1
+                    raise ActionValueError(
+                        f"expected finite {part}s (within float32), got {rows[part][place]} at {part} of episode "
+                        f"{table.name[at]}, frame {row - table.row[at]}, dim {place[1]}: repair or drop that episode"
+                    )
+        return rows
 
     def _next(self, most: int) -> Table:
         if self._left is None:
@@ -492,7 +512,6 @@ class _Cursor:
         have = len(self._left["action"])
         part = {name: column[:most] for name, column in self._left.items()}
         self._left = {name: column[most:] for name, column in self._left.items()} if have > most else None
-        self._row += min(have, most)
         return part
 
     def _walk(self) -> Generator[Table, None, None]:
@@ -504,6 +523,11 @@ class _Cursor:
             if not self._shards.table.rows[number]:
                 continue
             with _told(self._shards.name(number)):
+                if contents(files, number) != self._shards.table.contents[number]:
+                    raise FormatError(
+                        "expected what it held when it was indexed, got something else: open the data set anew, when "
+                        "nobody writes to it"
+                    )
                 for batch in column_batches(files.root / files.files[number], list(dict.fromkeys(columns)), FRAMES):
                     table = side_by_side(batch, {"action": files.action, "state": files.state})
                     for part, values in table.items():

@@ -3,7 +3,6 @@
 import json
 import os
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -16,6 +15,7 @@ from action_tokenizers.data.sample import ChunkSample
 from action_tokenizers.data.sample_file import progress_of, write
 from action_tokenizers.data.shards import STREAMED, BrokenFile, Each, Progress, Shards, open_shards
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
+from action_tokenizers.warn import warn
 
 __all__ = [
     "complete",
@@ -61,11 +61,10 @@ def stream(
         FormatError: A file that cannot be used; names it.
     """
     shards = opened(source, progress, opening)
-    shards.warn_of_broken()
     for number in range(len(shards)):
         usable, loss = _usable(shards, number) if shards.skip_broken else (True, "")
         if loss:
-            warnings.warn(loss, UserWarning, stacklevel=2)
+            warn(loss)
         if usable:
             yield from shards.read(number, [] if shards.skip_broken else None)
         if progress is not None:
@@ -208,12 +207,12 @@ def sample_shard(
         for piece in shards.pieces(number, cut_off):
             part.add(piece, part.horizon, stride, relative)
     except BrokenFile as error:
-        warnings.warn(shards.left_out(number, error), UserWarning, stacklevel=4)
+        warn(shards.left_out(number, error))
         empty.skipped_shards = (shards.name(number),)
         empty.lost_episodes = len(shards.own(number))
         return empty
     if cut_off:
-        warnings.warn(shards.cut_off(number, cut_off[0]), UserWarning, stacklevel=4)
+        warn(shards.cut_off(number, cut_off[0]))
         # it may begin no episode of its own, and so have no other reader that names it
         part.skipped_shards = (shards.name(cut_off[0]),)
         part.lost_episodes += 1
@@ -308,11 +307,9 @@ def _warn_of_angles(sample: ChunkSample) -> None:
         return
     jumps = angle_jumps(Episodes(list(sample.actions[:LOOKED_AT])))
     if jumps:
-        warnings.warn(
+        warn(
             f"action dims {jumps} of {', '.join(sample.sources)!r} jump by about 2*pi between frames, as wrapped "
-            'angles do: fit on Relative("state", angles=...) or unwrap them (np.unwrap) first',
-            UserWarning,
-            stacklevel=3,
+            'angles do: fit on Relative("state", angles=...) or unwrap them (np.unwrap) first'
         )
 
 

@@ -29,6 +29,7 @@ from action_tokenizers.diagnostics.report import AuditReport
 from action_tokenizers.errors import ActionValueError, FormatError
 from action_tokenizers.extras import require
 from action_tokenizers.integrations.token_shards import Encoding, Written, finish, prepare, write_shard
+from action_tokenizers.warn import warn
 
 __all__ = ["audit", "encode", "fit", "sample"]
 
@@ -201,11 +202,9 @@ def audit(
         raise FormatError(f"expected drawn episodes that can be read in {shards.source}, got none: {'; '.join(lost)}")
     held_out = shards.join(pieces)
     if lost:
-        warnings.warn(
+        warn(
             f"audited on {len(held_out)} of {shards.episodes} drawn episodes of {shards.source}, the others cannot be "
-            f"read: {'; '.join(lost)}",
-            UserWarning,
-            stacklevel=2,
+            f"read: {'; '.join(lost)}"
         )
     work = partial(_audit_one, seed=seed, settings=settings)
     reports = _spread(work, list(named.values()), held_out, "audit", retries, progress)
@@ -240,9 +239,9 @@ def _spread(
 ) -> Iterator[R]:
     """Yield `work(item, shared)` of every item, in their order or as they come; some more tasks than cores at a time.
 
-    `shared` travels once per machine. What a task raises is raised here; a task whose worker died is run again. In
-    order, results that came before their turn wait here, no more of them than of those tasks: one that takes long holds
-    the others up instead of filling the memory.
+    `shared` travels once per machine. What a task raises is raised here, and what it warns of is told here; a task
+    whose worker died is run again. In order, results that came before their turn wait here, no more of them than of
+    those tasks: one that takes long holds the others up instead of filling the memory.
     """
     ray = require("ray", "ray")
     exceptions = require("ray.exceptions", "ray")
@@ -261,7 +260,9 @@ def _spread(
             # the next in turn is among them: it was begun before all that are finished
             ready, _ = ray.wait(list(running), num_returns=1)
             for reference in ready:
-                finished[running.pop(reference)] = ray.get(reference)
+                finished[running.pop(reference)], told = ray.get(reference)
+                for text, category in told:
+                    warn(text, category)
                 if progress is not None:
                     progress(stage, len(items) - len(waiting) - len(running), len(items))
             while finished and (given in finished or not in_order):
@@ -274,8 +275,12 @@ def _spread(
             ray.cancel(reference)
 
 
-def _run(work: Callable[[T, Any], R], item: T, shared: Any) -> R:
-    return work(item, shared)
+def _run(work: Callable[[T, Any], R], item: T, shared: Any) -> tuple[R, list[tuple[str, type[Warning]]]]:
+    """Return what `work` gives and the warnings it gave, which nobody would see on a worker."""
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("default")
+        found = work(item, shared)
+    return found, [(str(one.message), one.category) for one in given]
 
 
 def _cores() -> int:
@@ -287,7 +292,7 @@ def _cores() -> int:
 
 
 def _groups(shards: Shards, count: int) -> list[list[int]]:
-    """Return the numbers of the files in at most `count` groups of neighbours of about as many rows."""
+    """Return the numbers of the files in about `count` groups of neighbours of about as many rows."""
     rows = shards.table.rows.tolist()
     most = max(1, sum(rows) // count)
     groups: list[list[int]] = [[]]

@@ -16,12 +16,12 @@ import hashlib
 import json
 import os
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from errno import EDQUOT, EFBIG, ENOSPC
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Self
@@ -37,6 +37,7 @@ from action_tokenizers.data.shards import BrokenFile, Progress, Shards, in_turn
 from action_tokenizers.data.streaming import opened, settled_horizon
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
 from action_tokenizers.extras import require
+from action_tokenizers.warn import warn
 
 __all__ = [
     "MANIFEST",
@@ -157,8 +158,9 @@ def encode_shards(
 ) -> dict[str, Any]:
     """Encode a data set into a folder of token files, in one process, and return the manifest.
 
-    Interrupted, or stopped by a full disk, it goes on where it was when called again. Two at once of the same
-    encoding do no harm.
+    Interrupted, or stopped by a full disk, it goes on where it was when called again: files that are there are checked
+    and kept. So are those of a complete folder, which counts as incomplete meanwhile. Two at once of the same encoding
+    do no harm.
 
     Args:
         tokenizer: Fitted.
@@ -172,7 +174,8 @@ def encode_shards(
 
     Raises:
         ActionShapeError: Another horizon, another number of dims or another key than the tokenizer has.
-        ActionValueError: A horizon or stride below 1, or options for a data set that is open already.
+        ActionValueError: A horizon or stride below 1, options for a data set that is open already, or a folder in which
+            files count as data.
         FormatError: A file that cannot be used, or a folder of something else.
         OSError: It cannot be written; says what is kept. Or a file that the system does not let be read.
     """
@@ -197,7 +200,6 @@ def prepare(
     """
     digest = tokenizer_digest(tokenizer)
     source = opened(source, progress, opening, states=tokenizer.relative is not None)
-    source.warn_of_broken()
     wanted = tokenizer.horizon if horizon is None else horizon
     settled = settled_horizon(source, wanted)
     step = settled if stride is None else stride
@@ -216,6 +218,12 @@ def prepare(
     elif key not in tokenizer.range_keys:
         raise ActionShapeError(f"expected key= among {list(tokenizer.range_keys)}, got {key!r}")
     place = Path(os.path.abspath(folder))
+    searched = source.files.searched
+    if searched is not None and place.resolve().is_relative_to(searched.resolve()):
+        raise ActionValueError(
+            f"expected a folder outside of {searched}, of which every parquet file is data, got {place}: its files of "
+            "tokens would be taken for data, too; name a folder beside it"
+        )
     return _marked(Encoding(source, tokenizer, place, key, settled, step, digest, source.fingerprint(), token_hex(4)))
 
 
@@ -239,7 +247,7 @@ def write_shard(encoding: Encoding, number: int) -> Written:
         return written
     except BrokenFile as error:
         shard = encoding.shards.name(number)
-        warnings.warn(encoding.shards.left_out(number, error), UserWarning, stacklevel=2)
+        warn(encoding.shards.left_out(number, error))
         return Written(shard, lost=len(encoding.shards.own(number)), skipped=shard)
     except _Unread as unread:
         raise unread.error from unread.error.__cause__
@@ -260,15 +268,16 @@ def finish(encoding: Encoding, written: list[Written]) -> dict[str, Any]:
         FormatError: A file of tokens of another encoding, which somebody put there meanwhile.
         OSError: It cannot be written; says what is kept.
     """
+    skipped = {one.shard for one in encoding.shards.skipped} | {one.skipped for one in written if one.skipped}
     if not any(one.chunks for one in written):
-        raise ActionValueError(f"expected chunks in {encoding.shards.source}, got none: there is nothing to encode")
+        why = f"left out as broken: {', '.join(sorted(skipped))}" if skipped else "there is nothing to encode"
+        raise ActionValueError(f"expected chunks in {encoding.shards.source}, got none: {why}")
     for one in written:
         if one.file and _saying(encoding.folder / one.file) != _said(encoding, one.shard):
             raise FormatError(
                 f"expected {one.file} of this encoding in {encoding.folder}, got none or another: something else "
                 "writes into the folder; encode again, or into a folder of its own"
             )
-    skipped = {one.shard for one in encoding.shards.skipped} | {one.skipped for one in written if one.skipped}
     manifest = {
         **encoding.settings,
         "episodes": sum(one.episodes for one in written),
@@ -376,7 +385,8 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _sweep(encoding: Encoding) -> None:
     """Delete what killed workers of this run left, and what is too old for anybody to write on to it."""
-    for left in encoding.folder.glob(".tokens-*.parquet.*"):
+    names = ("tokens-*.parquet", MARK, MANIFEST)
+    for left in chain.from_iterable(encoding.folder.glob(f".{name}.*") for name in names):
         try:
             if f".parquet.{encoding.run}-" in left.name or time.time() - left.stat().st_mtime > STALE:
                 left.unlink()
@@ -397,7 +407,7 @@ def _write(encoding: Encoding, number: int, path: Path) -> Written:
                 frames, episodes = frames + int(rows["frames"].sum()), episodes + rows["new_episodes"]
             cut_by = encoding.shards.name(cut_off[0]) if cut_off else ""
             if cut_by:
-                warnings.warn(encoding.shards.cut_off(number, cut_off[0]), UserWarning, stacklevel=3)
+                warn(encoding.shards.cut_off(number, cut_off[0]))
                 writer.add_key_value_metadata({CUT_BY: cut_by.encode()})
         file.flush()
         os.fsync(file.fileno())
@@ -500,26 +510,20 @@ def _kept(encoding: Encoding, number: int) -> Written | None:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             said = (file.schema_arrow.metadata or {}).get(b"action_tokenizers")
             cut_by = (file.metadata.metadata or {}).get(CUT_BY, b"").decode()
-            table = file.read()
+            names, chunks, frames, tokens = set(), 0, 0, 0
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group)
+                names.update(table.column("episode_index").unique().to_pylist())
+                chunks, frames = chunks + table.num_rows, frames + int(table.column("frames").to_numpy().sum())
+                tokens += sum(len(lists.flatten()) for lists in table.column("tokens").chunks)
     except (pa.ArrowException, OSError):
         return None
-    if said != _said(encoding, encoding.shards.name(number)):
-        return None
-    at = encoding.shards.own(number)
-    episodes = len(np.unique(table.column("episode_index").to_numpy()))
+    shard, lost = encoding.shards.name(number), len(encoding.shards.own(number)) - len(names)
     expected = encoding.shards.chunks(number, encoding.horizon, encoding.stride, pad_tail=True)
-    lost = len(at) - episodes
-    if lost != bool(cut_by) or (table.num_rows != expected and not cut_by):
+    if said != _said(encoding, shard) or lost != bool(cut_by) or (chunks != expected and not cut_by):
         return None
-    shard = encoding.shards.name(number)
-    frames, tokens = (
-        int(table.column("frames").to_numpy().sum()),
-        len(table.column("tokens").combine_chunks().flatten()),
-    )
-    size = path.stat().st_size
-    return Written(
-        shard, path.name, episodes, table.num_rows, frames, tokens, size, _sha256(path), lost, cut_by, kept=True
-    )
+    size, digest = path.stat().st_size, _sha256(path)
+    return Written(shard, path.name, len(names), chunks, frames, tokens, size, digest, lost, cut_by, kept=True)
 
 
 def _sha256(path: Path) -> str:

@@ -166,17 +166,20 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
 
     def _encode(self, chunks: torch.Tensor) -> torch.Tensor:
         b, t, _ = chunks.shape
-        places = self._places(t)
-        books, parts = self._books() if chunks.device.type == "cpu" else [], []
-        for g, (dims, first) in enumerate(zip(self._groups(), self._first_ids(), strict=True)):
-            codebook, whole = self._codebook(g), dims == list(range(chunks.shape[2]))
-            vectors = (chunks if whole else chunks[:, :, dims]).reshape(b * places, codebook.shape[1])
-            if books:
-                found = nearest_levels(vectors, books[g], first=np.array([first]))
-            else:
-                found = nearest(vectors, codebook) + first
-            parts.append(found.reshape(b, places))
-        return parts[0] if len(parts) == 1 else torch.stack(parts, -1).flatten(1)
+        places, groups = self._places(t), list(zip(self._groups(), self._first_ids(), strict=True))
+        if chunks.device.type != "cpu":
+            found = [
+                nearest(chunks[:, :, dims].reshape(b * places, -1), self._codebook(g)).reshape(b, places) + first
+                for g, (dims, first) in enumerate(groups)
+            ]
+            return torch.stack(found, -1).flatten(1)
+        # numpy puts together what kernels find: torch's threads do not come along in a fork, and would hang there
+        ids, actions, books = np.empty((b, places, len(groups)), np.int64), chunks.detach().numpy(), self._books()
+        for g, (dims, first) in enumerate(groups):
+            some = actions if dims == list(range(actions.shape[2])) else np.ascontiguousarray(actions[:, :, dims])
+            vectors = torch.from_numpy(some.reshape(b * places, books[g].words.shape[2]))
+            ids[:, :, g] = nearest_levels(vectors, books[g], first=np.array([first])).numpy().reshape(b, places)
+        return torch.from_numpy(ids.reshape(b, places * len(groups)))
 
     def _decode_whole(self, ids: torch.Tensor, horizon: int, action_dim: int, key: str | None) -> torch.Tensor | None:
         groups = self._groups()

@@ -184,8 +184,9 @@ class ResidualVQTokenizer(SlotTokenizer, name="residual_vq"):
         if ids.device.type != "cpu" or len(self.basis) or ids.shape[1] != len(self._sizes["codewords"]):
             return None
         # codebooks and mean as they are now: arrays over them cost nothing
-        words, mean, first = self.codebooks.numpy(), self.mean.double().numpy(), self._tables()[2]
+        words, mean = self.codebooks.numpy(), self.mean.double().numpy()
         sizes, (low, high) = np.array(self._sizes["codewords"]), self._fitted_range().bounds(key)
+        first = np.cumsum(sizes) - sizes
         rows, out = ids.contiguous().numpy(), np.empty((len(ids), horizon, action_dim), np.float32)
 
         def decode(i: int, j: int) -> bool:

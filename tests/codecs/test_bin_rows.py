@@ -18,6 +18,7 @@ from action_tokenizers.codecs.bins import (
     uniform_cells,
 )
 
+BELOW = np.nextafter(np.float32(1), np.float32(0))
 BEYOND = np.finfo(np.float32).max
 SKEWED = np.clip(np.random.default_rng(0).normal(0.2, 0.1, 5000), -1, 1).astype(np.float32)
 
@@ -29,6 +30,7 @@ DIMS: dict[str, list[Cells]] = {
     "uniform 100": [uniform_cells(100)],
     "with a gripper and a constant": [uniform_cells(256), level_cells(np.array([-1.0, 1.0])), level_cells(np.zeros(1))],
     "three levels": [level_cells(np.array([-1.0, 0.0, 1.0])), uniform_cells(8)],
+    "a level beside the end": [level_cells(np.array([-BELOW, BELOW, 1.0]))],
     "gaussian": [gaussian_cells(256, 0, 0.3), gaussian_cells(16, 0.5, 1e-4)],
     "all in one place": [gaussian_cells(256, 0.1, 1e-7)],
     "mu law": [mu_law_cells(256, 100.0)] * 2,
@@ -125,6 +127,16 @@ def test_a_line_that_gives_another_zero_is_none():
     for out in (few, many):
         assert decode_bins(tables, np.zeros(out.shape, np.int64), bounds, bounds, out)
     assert np.signbit(few).all() == np.signbit(many).all()
+
+
+def test_a_border_at_the_end_of_the_range_is_not_taken_for_regular():
+    """Three cells with borders 0 and 1: floor(z) + 1 is right at both, but the kernel takes 1 for the float below."""
+    tables = tables_of([(np.array([0.0, 1.0], np.float32), np.array([-1.0, 0.5, 1.0], np.float32))], False)
+    assert tables.grid.shape[1]
+    ids = np.empty((4, 1), np.int64)
+    values = np.array([[-0.5], [0.0], [BELOW], [1.0]], np.float32)
+    assert encode_bins(tables, values, np.array([-1], np.float32), np.array([1], np.float32), ids)
+    assert ids.ravel().tolist() == [0, 1, 1, 2]
 
 
 def test_a_cell_border_one_float_off_is_not_taken_for_regular():

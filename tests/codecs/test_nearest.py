@@ -7,6 +7,7 @@ import torch
 from action_tokenizers.codecs import nearest as module
 from action_tokenizers.codecs.affine import from_unit
 from action_tokenizers.codecs.nearest import build_books, decode_words, fit_codebook, nearest, nearest_levels
+from action_tokenizers.errors import ActionValueError
 
 
 def brute_force(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
@@ -37,6 +38,19 @@ def test_crowded_codewords_far_from_zero(find, d, offset):
     codebook = (random(3, 200, d) * 1e-2 + offset).float()
     vectors = (random(4, 300, d) * 1e-2 + offset).float()
     torch.testing.assert_close(find(vectors, codebook), brute_force(vectors, codebook))
+
+
+@pytest.mark.parametrize("d", [256, 1400, 14336])
+def test_sums_of_many_equal_terms_round_all_the_same_way(find, d):
+    """Held vectors near a tie: what rounding adds up to grows with the dims, here to a hundred float32 ulps."""
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        codebook = np.repeat(rng.uniform(-1, 1, (3, 1)), d, 1).astype(np.float32)
+        tie, apart = (codebook[0].astype(float) + codebook[1]) / 2, abs(codebook[0, 0] - codebook[1, 0])
+        vectors = torch.from_numpy((tie + rng.normal(size=(64, 1)) * 3e-6 * apart).astype(np.float32))
+        distance = ((vectors.double()[:, None] - torch.from_numpy(codebook).double()) ** 2).sum(-1)
+        found = distance.gather(1, find(vectors, torch.from_numpy(codebook))[:, None])[:, 0]
+        assert bool((found <= distance.amin(1) * (1 + 1e-12)).all())
 
 
 def test_one_outlier_does_not_blur_the_others(find):
@@ -133,6 +147,26 @@ def test_tf32_does_not_change_a_codeword(d):
     found = nearest(vectors.cuda(), codebook.cuda()).cpu()
     torch.testing.assert_close(found, nearest(vectors, codebook))
     assert torch.get_float32_matmul_precision() == "high"
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, 3e38])
+def test_codewords_that_products_cannot_tell_apart_are_refused(odd):
+    codebook = random(0, 8, 3)
+    codebook[5, 1] = odd
+    codebook[6, 1] = -odd
+    with pytest.raises(ActionValueError, match="codewords of finite length in float32, got others in codebook 1"):
+        build_books([random(1, 8, 3), codebook])
+
+
+def test_nothing_leads_to_an_id_outside_of_the_codebook():
+    """NaN, which no door lets pass, would leave no codeword that is close."""
+    assert nearest(torch.full((3, 2), torch.nan), random(0, 8, 2)).tolist() == [0, 0, 0]
+
+
+def test_a_codebook_may_be_a_parameter():
+    codebook = random(0, 8, 2)
+    vectors = random(1, 20, 2)
+    assert torch.equal(nearest(vectors, codebook.clone().requires_grad_()), nearest(vectors, codebook))
 
 
 def test_no_vectors(find):

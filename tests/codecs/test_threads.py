@@ -1,7 +1,9 @@
 """Row blocks over the thread pool: every row once, errors heard, and no trouble after a fork."""
 
 import os
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 import warnings
@@ -42,6 +44,36 @@ def test_covers_every_row_once(count):
             blocks = min(threads.BLOCKS * count, max(1, rows // least)) if count > 1 else 1
             assert len(spans) == (blocks if rows else 0)
             assert min((stop - start for start, stop in spans), default=least) >= min(least, rows)
+
+
+LATE = """
+    import atexit, threading, time
+    import numpy as np, torch
+    from action_tokenizers.codecs.threads import over_rows
+
+    torch.set_num_threads(2)
+    seen = np.zeros((3, 1000), np.int64)
+
+    def count(i):
+        over_rows(lambda start, stop: np.add.at(seen[i], np.arange(start, stop), 1), 1000, least=10)
+        print((seen[i] == 1).all())
+
+    def late():
+        time.sleep(0.5)
+        count(1)
+
+    {first}
+    atexit.register(count, 2)
+    threading.Thread(target=late).start()
+"""
+
+
+@pytest.mark.parametrize(("first", "said"), [("count(0)", 3), ("", 2)])
+def test_works_alone_where_the_interpreter_is_about_to_end(first, said):
+    script = textwrap.dedent(LATE.format(first=first))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split() == ["True"] * said, done.stderr
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -111,10 +143,13 @@ def test_nobody_works_any_more_after_it_raised(monkeypatch):
     over_rows(lambda i, j: None, 12, least=1)
     submit, asked, rows = threads._pool.submit, [], []
 
+    class Stop(BaseException):
+        """As a keyboard interrupt, which may come anywhere."""
+
     def second_fails(work):
         asked.append(work)
         if len(asked) == 2:
-            raise RuntimeError("can't start new thread")
+            raise failure
         return submit(work)
 
     def slow(start: int, stop: int) -> None:
@@ -122,11 +157,17 @@ def test_nobody_works_any_more_after_it_raised(monkeypatch):
         rows.append(start)
 
     monkeypatch.setattr(threads._pool, "submit", second_fails)
-    with pytest.raises(RuntimeError, match="new thread"):
+    failure: BaseException = Stop()
+    with pytest.raises(Stop):
         over_rows(slow, 12, least=1)
     written = len(rows)
     time.sleep(0.1)
     assert len(rows) == written < 12
+    # no thread to be had is no failure: those there are do the work
+    failure, asked[:], rows[:] = RuntimeError("can't start new thread"), [], []
+    over_rows(slow, 12, least=1)
+    assert len(asked) == 2
+    assert len(rows) == 12
 
 
 @pytest.mark.usefixtures("torch_threads")
@@ -191,3 +232,37 @@ def test_works_in_a_child_that_was_forked_after_use():
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     over_rows(lambda i, j: None, 100, least=1)  # the parent's pool is as it was
+
+
+FORKED = """
+    import os, signal, sys
+    import numpy as np, torch
+    from action_tokenizers import BinningTokenizer, FASTTokenizer, KMeansTokenizer, ResidualVQTokenizer
+
+    torch.set_num_threads(4)
+    chunks = np.random.default_rng(0).uniform(-1, 1, (3000, 8, 3)).astype(np.float32)
+    families = (
+        BinningTokenizer(bins=16),
+        FASTTokenizer(vocab_size=300),
+        KMeansTokenizer(codebook_size=32, groups=[[2, 0], [1]]),
+        KMeansTokenizer(codebook_size=32, horizon=8, scope="chunk"),
+        ResidualVQTokenizer(levels=2, codebook_size=16),
+    )
+    fitted = [family.fit(chunks[:300]) for family in families]
+    ids = [tokenizer.encode(chunks) for tokenizer in fitted]
+    torch.mm(torch.rand(1000, 1000), torch.rand(1000, 1000))  # torch's threads are there, and are not in the child
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        same = [np.array_equal(tokenizer.encode(chunks), before) for tokenizer, before in zip(fitted, ids)]
+        decoded = [np.isfinite(tokenizer.decode(before)).all() for tokenizer, before in zip(fitted, ids)]
+        os._exit(0 if all(same) and all(decoded) else 1)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_every_family_works_in_a_forked_child_that_keeps_its_threads():
+    script = textwrap.dedent(FORKED)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr

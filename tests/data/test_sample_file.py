@@ -143,6 +143,16 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
     assert done == [("fsync", size), ("replace", size)]
 
 
+def test_what_killed_writers_left_is_swept_up(tmp_path):
+    old, new, other = (tmp_path / name for name in (".part.0123abcd", ".part.4567abcd", ".part.more.0123abcd"))
+    for left in (old, new, other):
+        left.write_bytes(b"half")
+    for left in (old, other):
+        os.utime(left, (0, 0))
+    ChunkSample().save(tmp_path / "part")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [new.name, other.name, "part"]
+
+
 def test_a_full_disk_is_told_by_the_file_and_leaves_the_older_one(tmp_path, monkeypatch):
     def full(file):
         raise OSError(errno.ENOSPC, "No space left on device")

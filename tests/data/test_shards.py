@@ -12,8 +12,8 @@ from action_tokenizers import ChunkSample, Episodes
 from action_tokenizers.cli import DEMO_DATA
 from action_tokenizers.data import default_horizon
 from action_tokenizers.data.shards import FRAMES, SLACK, BrokenFile, open_shards
-from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
-from tests.fakes.shard_files import recorded, spoil_actions, truncate, write_frames
+from action_tokenizers.errors import ActionShapeError, ActionTokenizerError, ActionValueError, FormatError
+from tests.fakes.shard_files import recorded, spoil_actions, spoil_value, truncate, write_frames
 
 pytest.importorskip("pyarrow")
 
@@ -54,14 +54,16 @@ def test_what_cannot_be_read_is_left_out_of_a_whole_reading_and_told(tmp_path):
     root = write_frames(tmp_path / "set", episodes, [int(ends[3]) - 1, int(ends[7]), int(ends[9])])
     spoil_actions(root / "file-001.parquet")
     truncate(root / "file-003.parquet")
-    shards = open_shards(root, skip_broken=True)
-    with pytest.warns(UserWarning, match="left out") as told:
+    with pytest.warns(UserWarning, match="left out") as of_index:
+        shards = open_shards(root, skip_broken=True)
+    with pytest.warns(UserWarning, match="left out") as of_reading:
         found = shards.load()
     assert found.names == (0, 1, 2, 8)
     for name, actions in zip(found.names, found.actions, strict=True):
         np.testing.assert_array_equal(actions, episodes.actions[name])
-    index, cut, left = (str(one.message) for one in told)
-    assert index.startswith("1 of 4 files of set left out as broken, set/file-003.parquet; ")
+    index, cut, left = (str(one.message) for one in [*of_index, *of_reading])
+    assert index.startswith("1 of 4 files of set left out as broken, and 1 episodes that they may cut off: set/file-0")
+    assert {one.filename for one in [*of_index, *of_reading]} == {__file__}
     assert cut == "1 episode of set/file-000.parquet left out: 3 goes on in set/file-001.parquet, which cannot be read"
     assert left.startswith("set/file-001.parquet left out, episodes lost with it: 4: ")
     assert shards.read_whole(1)[0] == []
@@ -231,10 +233,10 @@ def test_a_broken_file_is_named_and_left_out_only_when_asked_to(tmp_path, damage
     damage(root / "file-001.parquet")
     with pytest.raises(FormatError, match=r"got 1 broken ones, the first of them set/file-001\.parquet: .*skip_broken"):
         open_shards(root)
-    shards = open_shards(root, skip_broken=True)
+    with pytest.warns(UserWarning, match=r"and 1 episodes that they may cut off: set/file-001\.parquet: expected a "):
+        shards = open_shards(root, skip_broken=True)
     # nobody knows whether the last before it went on; the first after it has a frame 0
-    with pytest.warns(UserWarning, match=r"1 of 3 files of set left out as broken, set/file-001\.parquet; .*: 1$"):
-        assert shards.load().names == (0, 1, 2, *range(8, 12))
+    assert shards.load().names == (0, 1, 2, *range(8, 12))
     assert [skipped.shard for skipped in shards.skipped] == ["set/file-001.parquet"]
     assert shards.table.lost == 1
 
@@ -279,6 +281,42 @@ def test_a_broken_value_is_named_by_episode_frame_and_dim(tmp_path):
     write_frames(root, Unchecked())
     with pytest.raises(ActionValueError, match="action of episode 2, frame 1, dim 0"):
         open_shards(root).load()
+
+
+def test_unusable_values_make_the_file_a_broken_one_that_holds_them(tmp_path):
+    """Also where they are of an episode that begins in another, of which the rest is fine."""
+    episodes = recorded(12, seed=3)
+    begin = int(np.cumsum(episodes.lengths)[4])  # of episode 5, of 33 frames
+    root = write_frames(tmp_path / "set", episodes, [begin + 20])
+    for part, spoil in (("action", np.nan), ("observation.state", np.inf), ("action", "text")):
+        write_frames(root, episodes, [begin + 20])
+        spoil_value(root / "file-001.parquet", part, 5, 1, spoil)
+        shards = open_shards(root, skip_broken=True)
+        what = "expected numbers" if spoil == "text" else "of episode 5, frame 25, dim 1: repair"
+        with pytest.raises(ActionTokenizerError, match=f"set/file-001.parquet: .*{what}"):
+            open_shards(root).load()
+        cut_off: list[int] = []
+        assert [name for piece in shards.pieces(0, cut_off) for name in piece.names] == [0, 1, 2, 3, 4]
+        assert cut_off == [1]
+    write_frames(root, episodes, [begin + 20])
+    spoil_value(root / "file-001.parquet", "action", 14, 0, np.nan)  # of episode 6, which nobody has asked for
+    assert open_shards(root).only(np.array([7, 8])).load().names == (7, 8)
+
+
+def test_a_file_that_changes_after_it_was_indexed_is_not_read(tmp_path):
+    root = write_frames(tmp_path / "set", recorded(12, seed=3), [60])
+    shards = open_shards(root)
+    whole = shards.load()
+    other = write_frames(tmp_path / "other", recorded(12, seed=4), [60])
+    for number in (0, 1):
+        file = root / shards.files.files[number]
+        before = file.read_bytes()
+        file.write_bytes((other / file.name).read_bytes())
+        for changed in (lambda n=number: list(shards.read(n)), shards.load):
+            with pytest.raises(FormatError, match=rf"set/{file.name}: expected what it held when it was indexed"):
+                changed()
+        file.write_bytes(before)
+    same(shards.load(), whole)
 
 
 def test_rows_of_several_widths_are_named(tmp_path):

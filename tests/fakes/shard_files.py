@@ -65,6 +65,21 @@ def truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-20])
 
 
+def spoil_value(file: Path, column: str, row: int, dim: int, value: float | str) -> None:
+    """Put a number into a column of lists, of one that holds text now if it is text."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    table = parquet.read_table(file)
+    rows = table.column(column).to_pylist()
+    if isinstance(value, str):
+        spoiled = pa.array([[str(number) for number in numbers] for numbers in rows])
+    else:
+        rows[row][dim] = value
+        spoiled = pa.array(rows, pa.list_(pa.float32()))
+    parquet.write_table(table.set_column(table.column_names.index(column), column, spoiled), file, row_group_size=7)
+
+
 def spoil_actions(file: Path) -> None:
     """Overwrite the last page of actions: the file opens, its index reads, its actions do not."""
     import pyarrow.parquet as parquet

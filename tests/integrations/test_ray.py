@@ -220,15 +220,30 @@ def test_an_audit_leaves_broken_files_out_when_asked_to(tokenizer, tmp_path):
     spoil_actions(root / "file-001.parquet")
     with pytest.raises(FormatError, match=r"set/file-001\.parquet"):
         engine.audit(tokenizer, root)
-    told = r"audited on 7 of 12 drawn .*1 cut off at the end of set/file-000\.parquet; 4 of set/file-001\.parquet: "
+    told = r"audited on 7 of 12 drawn .*of set/file-000\.parquet left out: 3 goes on .*set/file-001\.parquet left out"
     with pytest.warns(UserWarning, match=told):
         found = engine.audit(tokenizer, root, opening={"skip_broken": True})
     whole = open_shards(root)
     readable = whole.only(np.array([0, 1, 2, *range(8, 12)]))
     assert found["fast"].to_json_text() == audit(tokenizer, readable.load(), seed=0).to_json_text()
     some = open_shards(root, skip_broken=True).only(np.array([4, 5, 6, 7]))
-    with pytest.raises(FormatError, match="expected drawn episodes that can be read in set, got none: 4 of set"):
+    with pytest.raises(FormatError, match="expected drawn episodes that can be read in set, got none: set/file-001"):
         engine.audit(tokenizer, some)
+
+
+@on_ray
+def test_what_workers_warn_of_is_told(tokenizer, tmp_path):
+    episodes = recorded(12, seed=3)
+    ends = np.cumsum(episodes.lengths)
+    root = write_frames(tmp_path / "set", episodes, [int(ends[3]), int(ends[7])])
+    spoil_actions(root / "file-001.parquet")
+    left_out = r"set/file-001\.parquet left out, episodes lost with it: 4: "
+    with pytest.warns(UserWarning, match=left_out):
+        found = engine.sample(root, horizon=HORIZON, skip_broken=True)
+    with pytest.warns(UserWarning, match=left_out):
+        assert found.digest() == sample_shards(root, horizon=HORIZON, skip_broken=True).digest()
+    with pytest.warns(UserWarning, match=left_out):
+        engine.encode(tokenizer, root, tmp_path / "out", skip_broken=True)
 
 
 @on_ray
@@ -285,18 +300,18 @@ class LastComesFirst:
     def __init__(self) -> None:
         self.begun: list[int] = []
         self.running: list[object] = []
-        self.results: dict[object, int] = {}
+        self.results: dict[object, object] = {}
 
     def remote(self, **_):
-        def call(work, item, shared):
+        def call(run, work, item, shared):
             reference = object()
             self.begun.append(item)
             self.running.append(reference)
-            self.results[reference] = work(item, shared)
+            self.results[reference] = run(work, item, shared)
             return reference
 
         class Task:
-            remote = staticmethod(lambda _, work, item, shared: call(work, item, shared))
+            remote = staticmethod(lambda run, work, item, shared: call(run, work, item, shared))
 
         return lambda function: type(
             "Bound", (), {"remote": staticmethod(lambda *given: Task.remote(function, *given))}

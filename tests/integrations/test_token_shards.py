@@ -157,10 +157,13 @@ def test_a_folder_of_something_else_is_refused(root, tokenizer, tmp_path):
         encode_shards(tokenizer, root, tmp_path / "out")
     saved = tokenizer.save_pretrained(tmp_path / "tok")
     held = bytes_of(saved)
-    for full in (saved, root):  # a folder of another kind does not become two things at once
-        with pytest.raises(FormatError, match="expected a new or empty folder"):
-            encode_shards(tokenizer, root, full)
+    with pytest.raises(FormatError, match="expected a new or empty folder"):  # it does not become two things at once
+        encode_shards(tokenizer, root, saved)
     assert bytes_of(saved) == held
+    for inside in (root, root / "tokens"):
+        with pytest.raises(ActionValueError, match="would be taken for data, too"):
+            encode_shards(tokenizer, root, inside)
+    assert encode_shards(tokenizer, root / "file-001.parquet", root.parent / "set-tokens", fps=10.0)["chunks"]
     with pytest.raises(FormatError, match=r"expected _manifest\.json in elsewhere"):
         read_manifest(tmp_path / "elsewhere")
     for other in ({}, manifest | {"version": 0}, manifest | {"files": None}, manifest | {"files": [{"file": "x"}]}):
@@ -212,6 +215,15 @@ def test_broken_files_are_left_out_whole_named_and_counted(tokenizer, tmp_path):
     with pytest.warns(UserWarning, match="left out"):
         assert encode_shards(tokenizer, root, tmp_path / "out", skip_broken=True) == manifest
     assert bytes_of(tmp_path / "out") == first
+
+
+def test_what_was_left_out_is_named_also_where_nothing_is_left(tokenizer, tmp_path):
+    root = write_frames(tmp_path / "set", recorded(12, seed=3), [60])
+    for file in root.glob("*.parquet"):
+        spoil_actions(file)
+    told = "expected chunks in set, got none: left out as broken: set/file-000.parquet, set/file-001.parquet"
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(ActionValueError, match=told):
+        encode_shards(tokenizer, root, tmp_path / "out", skip_broken=True)
 
 
 def test_a_broken_file_in_which_no_episode_begins_is_named_too(tokenizer, tmp_path):
@@ -322,13 +334,15 @@ def test_a_disk_that_fills_leaves_an_incomplete_folder_that_can_be_gone_on_with(
 def test_half_files_of_killed_workers_are_swept_up(root, tokenizer, tmp_path):
     encoding = prepare(tokenizer, root, tmp_path / "out")
     (tmp_path / "out" / f".tokens-000001.parquet.{encoding.run}-abcd").write_bytes(b"half")
-    old, new = (tmp_path / "out" / f".tokens-000002.parquet.other-{name}" for name in ("old", "new"))
-    for other in (old, new):
-        other.write_bytes(b"of another run")
-    os.utime(old, (0, 0))
+    for name in (".tokens-000002.parquet.other", f".{MARK}", f".{MANIFEST}"):
+        for age in ("old", "new"):
+            (tmp_path / "out" / f"{name}.{age}").write_bytes(b"of another run")
+        os.utime(tmp_path / "out" / f"{name}.old", (0, 0))
     finish(encoding, [write_shard(encoding, number) for number in range(6)])
-    assert not old.exists()
-    new.unlink()  # somebody may still be writing it
+    left = sorted(tmp_path.glob("out/.*"))
+    assert [file.suffix for file in left] == [".new"] * 3  # somebody may still be writing them
+    for file in left:
+        file.unlink()
     encode_shards(tokenizer, root, tmp_path / "whole")
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
 

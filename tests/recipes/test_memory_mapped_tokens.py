@@ -107,12 +107,26 @@ def test_files_that_do_not_belong_together_are_refused(folder, tokenizer, tmp_pa
     """As an earlier, interrupted write, or one with another tokenizer, would leave them."""
     copied = Path(shutil.copytree(folder, tmp_path / "copied"))
     np.save(copied / "ids.npy", np.load(folder / "ids.npy")[:-1])
-    with pytest.raises(FormatError, match=r"expected .* ids in .*write the folder anew"):
+    with pytest.raises(FormatError, match=r"got \d+ ids instead of \d+ in ids\.npy; write the folder anew"):
         recipe.TokenFile(copied)
     np.save(copied / "ids.npy", np.empty(0, np.int32))
-    with pytest.raises(FormatError, match="got 0"):
+    with pytest.raises(FormatError, match="got 0 ids"):
         recipe.TokenFile(copied)
     shutil.copy(folder / "ids.npy", copied)
+    for name in ("ids.npy", "ends.npy", "tokens.json"):
+        whole = (copied / name).read_bytes()
+        for cut in (whole[:-9], whole[:40], b""):
+            (copied / name).write_bytes(cut)
+            with pytest.raises(FormatError, match="expected what was written to"):
+                recipe.TokenFile(copied)
+        (copied / name).unlink()
+        with pytest.raises(FormatError, match="expected what was written to"):
+            recipe.TokenFile(copied)
+        (copied / name).write_bytes(whole)
+    np.save(copied / "ends.npy", np.load(folder / "ends.npy")[1:])  # the first two chunks in one
+    with pytest.raises(FormatError, match=r"ends\.npy is another"):
+        recipe.TokenFile(copied)
+    shutil.copy(folder / "ends.npy", copied)
     other = FASTTokenizer(vocab_size=150).fit(CHUNKS)
     with pytest.raises(FormatError, match="the tokenizer that made the ids"):
         recipe.TokenFile(copied, other)

@@ -33,6 +33,7 @@ class FrameFiles:
         fps: Frames per second, None where nothing says so.
         action_names: One name per action dim, or None.
         doubt: What had to be guessed, for a warning; empty where nothing was.
+        searched: The folder of which every parquet file, at any depth, is taken for data; None where files were named.
     """
 
     root: Path
@@ -45,6 +46,7 @@ class FrameFiles:
     fps: float | None
     action_names: tuple[str, ...] | None
     doubt: str = ""
+    searched: Path | None = None
 
 
 def described_by(files: Sequence[Path], describe: Callable[[Path], T]) -> T:

@@ -73,6 +73,7 @@ def frame_files(path: Path, *, action: str | None = None, state: State = None) -
         True,
         positive(info.get("fps")),
         _names(info, actions, dim),
+        searched=path / "data",
     )
 
 

@@ -93,6 +93,7 @@ def frame_files(
         positive(facts.get("hz", facts.get("fps"))),
         _action_names(facts, dim),
         "" if column or len(files) > 1 else _doubt(files[0].name, row_count(files[0])),
+        path if path.is_dir() and not _single(path).is_file() else None,
     )
 
 
@@ -120,8 +121,13 @@ def _doubt(where: str, rows: int) -> str:
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    single = path / "episodes.parquet"
+    single = _single(path)
     return [single] if single.is_file() else in_order(path.rglob("*.parquet"))
+
+
+def _single(folder: Path) -> Path:
+    """Return where the only file of a data set lies, if it has but one."""
+    return folder / "episodes.parquet"
 
 
 def numbers(ids: NDArray[Any]) -> NDArray[np.int64]:
