@@ -120,10 +120,11 @@ def runs_of(files: FrameFiles, number: int) -> Runs:
     parts = side_by_side(first, {"action": files.action, "state": files.state})
     dims = (parts["action"].shape[1], parts["state"].shape[1] if files.state else 0)
     frame = int(first[files.frame][0]) if files.frame else None
-    if files.episode is None:
-        return Runs(np.array([number]), np.array([rows]), dims, frame, True, size, held)
-    ids, lengths = _runs(path, files.episode)
     named = EPISODE_FILE.fullmatch(path.name) if files.numbered else None
+    if files.episode is None:
+        alone = np.array([int(named.group(1)) if named else number])
+        return Runs(alone, np.array([rows]), dims, frame, True, size, held)
+    ids, lengths = _runs(path, files.episode)
     if named and len(np.unique(ids)) == 1:
         return Runs(np.array([int(named.group(1))]), np.array([rows]), dims, frame, True, size, held)
     if files.numbered:

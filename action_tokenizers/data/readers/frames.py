@@ -27,7 +27,7 @@ class FrameFiles:
         files: Paths below `root`, `/` between their parts, in the order of the recording.
         action: Columns that make up the actions.
         state: Columns that make up the states; none are read where it is empty.
-        episode: Column that tells the episodes apart; None: every file is one episode.
+        episode: Column that tells the episodes apart; None: every file is one episode, numbered as below or in order.
         frame: Column of the frame numbers within an episode, None where there is none.
         numbered: Whether a file `episode_7.parquet` that holds one episode holds number 7, whatever its column says.
         fps: Frames per second, None where nothing says so.

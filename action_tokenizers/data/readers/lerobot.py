@@ -7,6 +7,7 @@ asked only for what they do not hold (rate, names, where the files lie).
 import glob
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -55,20 +56,23 @@ def frame_files(path: Path, *, action: str | None = None, state: State = None) -
     info = _info(path)
     files = _data_files(path, info)
 
-    def describe(file: Path) -> tuple[list[str], list[str], str | None, int]:
+    def describe(file: Path) -> tuple[list[str], list[str], str | None, str | None, int]:
         columns = numeric_columns(file)
+        if "episode_index" not in columns and not EPISODE_FILE.fullmatch(file.name):
+            raise _without_episodes(file, columns)
         where = f"{path.name}/{file.relative_to(path).as_posix()}"
         actions, states = pick_action(columns, action, where), pick_state(columns, state, where)
         dim = sum(int(columns[name].strip("()")) for name in actions)
-        return actions, states, "frame_index" if "frame_index" in columns else None, dim
+        episode, frame = (name if name in columns else None for name in ("episode_index", "frame_index"))
+        return actions, states, episode, frame, dim
 
-    actions, states, frame, dim = described_by(files, describe)
+    actions, states, episode, frame, dim = described_by(files, describe)
     return FrameFiles(
         path,
         tuple(file.relative_to(path).as_posix() for file in files),
         tuple(actions),
         tuple(states),
-        "episode_index",
+        episode,
         frame,
         True,
         positive(info.get("fps")),
@@ -118,8 +122,12 @@ def _load(file: Path, parts: dict[str, list[str]], index: list[str]) -> dict[str
         # one episode per file: its name is the episode's, whatever the column says
         out["episode_index"] = np.full(len(out["action"]), int(numbered.group(1)), np.int64)
     if "episode_index" not in out:
-        raise FormatError(f"expected a column episode_index in {file.name}, got {sorted(table)}")
+        raise _without_episodes(file, table)
     return out
+
+
+def _without_episodes(file: Path, columns: Iterable[str]) -> FormatError:
+    return FormatError(f"expected a column episode_index in {file.name}, got {sorted(columns)}")
 
 
 def _names(info: dict[str, Any], columns: list[str], dim: int) -> tuple[str, ...] | None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from action_tokenizers.data import Episodes
+from action_tokenizers.data.shards import open_shards
 from action_tokenizers.errors import FormatError
 
 V2 = {
@@ -221,8 +222,19 @@ def _overwrite(path, columns):
 
 def test_without_episode_numbers_there_are_no_episodes(write_lerobot, walks):
     table = {"action": walks((4,), 2)[0]}
-    with pytest.raises(FormatError, match="column episode_index"):
-        Episodes.load(write_lerobot(V3, {"data/chunk-000/file-000.parquet": table}))
+    root = write_lerobot(V3, {"data/chunk-000/file-000.parquet": table})
+    for read in (Episodes.load, open_shards):
+        with pytest.raises(FormatError, match="column episode_index"):
+            read(root)
+
+
+def test_the_names_of_the_files_may_number_the_episodes_alone(write_lerobot, walks):
+    a, b = walks((5, 8), 3)
+    files = {f"data/chunk-000/episode_{i:06d}.parquet": {"action": x} for i, x in ((4, a), (9, b))}
+    root = write_lerobot(V2, files)
+    for read in (Episodes.load(root), open_shards(root).load()):
+        assert read.names == (4, 9)
+        np.testing.assert_array_equal(read.actions[1], b)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]"])
