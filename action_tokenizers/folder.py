@@ -3,10 +3,14 @@
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["write_folder"]
+__all__ = ["STALE", "delete_left", "write_folder"]
+
+STALE = 3600.0  # seconds after which nobody writes on to a temporary file
 
 
 def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes], ours: Iterable[str]) -> Path:
@@ -33,6 +37,13 @@ def write_folder(folder: str | os.PathLike[str], files: Mapping[str, bytes], our
             raise
         # the caller knows the folder, not our file aside
         raise type(error)(error.errno, f"cannot write to {folder}: {error.strerror or error}") from error
+
+
+def delete_left(temporary: Path, after: float = STALE) -> None:
+    """Delete a temporary file that a killed process left, if it was last written to `after` seconds ago or earlier."""
+    with suppress(OSError):  # its writer was faster, or has it open on a system that minds
+        if time.time() - temporary.stat().st_mtime >= after:
+            temporary.unlink()
 
 
 def _write_folder(target: Path, files: Mapping[str, bytes], ours: Iterable[str]) -> Path:

@@ -11,6 +11,6 @@ PACKAGE = __name__.partition(".")[0]
 def warn(text: str, category: type[Warning] = UserWarning) -> None:
     """Give a warning at the line outside of this package that led here."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == PACKAGE:
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == PACKAGE:
         frame, level = frame.f_back, level + 1
     warnings.warn(text, category, stacklevel=level)

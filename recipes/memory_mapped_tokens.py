@@ -82,9 +82,10 @@ def _write(tokenizer: ActionTokenizer, batches: Iterable[NDArray[np.floating]], 
     tokenizer.save_pretrained(folder / TOKENIZER)
     facts = {"tokenizer": tokenizer_digest(tokenizer), "ends": _digest(folder / ENDS), "ids": total}
     (folder / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
-    for name in (IDS, ENDS, FACTS):  # else, after a power cut, the folder's new name could stand before the contents
-        with (folder / name).open("rb+") as file:
-            os.fsync(file.fileno())
+    for path in folder.rglob("*"):  # else, after a power cut, the folder's new name could stand before the contents
+        if path.is_file():
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
     return sum(map(len, ends))
 
 

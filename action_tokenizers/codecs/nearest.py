@@ -64,9 +64,7 @@ def build_books(codebooks: Sequence[torch.Tensor]) -> Books:
             near[level, :d, :k] = -2 * short.T
             norms[level, :k] = np.square(short).sum(1)
         if not np.isfinite(norms[level, :k]).all():
-            raise ActionValueError(
-                f"expected codewords of finite length in float32, got others in codebook {level}: did training diverge?"
-            )
+            raise _endless(level)
     reach = np.sqrt(np.where(np.isinf(norms), 0, norms).max(1))
     return Books(words, sizes, middle, near, norms, reach)
 
@@ -90,6 +88,12 @@ def nearest(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     return _nearest_on_device(vectors, codebook)
 
 
+def _endless(level: int) -> ActionValueError:
+    return ActionValueError(
+        f"expected codewords of finite length in float32, got others in codebook {level}: did training diverge?"
+    )
+
+
 def _margin(terms: int) -> float:
     """Return what rounding may add to the difference of two scores of so many terms, see `MARGIN`."""
     return max(MARGIN, 2 * ULP * (terms + 8))
@@ -102,6 +106,8 @@ def _nearest_on_device(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.T
     near = (codebook.double() - middle).float()
     norms = near.square().sum(1)
     reach = norms.max().sqrt()
+    if not bool(torch.isfinite(reach)):
+        raise _endless(0)
     rows = max(1, BLOCK // len(codebook))
     for start in range(0, len(vectors), rows):
         block = vectors[start : start + rows]
@@ -173,7 +179,7 @@ def nearest_levels(
     first = np.zeros(len(books.sizes), np.int64) if first is None else first
     source = vectors.detach().contiguous().numpy()
     out = np.empty((len(source), len(books.sizes)), np.int64)
-    share = np.float32(_margin(books.near.shape[1] // STEP))
+    share = np.float32(_margin(books.near.shape[1]))
     over_rows(lambda i, j: _levels(*books, mean, first, share, source[i:j], out[i:j]), len(source), least=ROWS)
     return torch.from_numpy(out)
 

@@ -7,9 +7,8 @@ parent had encoded, and its work queue aborts when two threads enter it at once.
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import torch
@@ -38,33 +37,72 @@ def over_rows(kernel: Callable[[int, int], None], rows: int, *, least: int = 256
             kernel(0, rows)
         return
     blocks = min(BLOCKS * threads, rows // least)
-    left = deque(pairwise([rows * i // blocks for i in range(blocks + 1)]))
+    work = _Work(kernel, pairwise([rows * i // blocks for i in range(blocks + 1)]))
+    try:
+        _ask(work.help, threads - 1)
+        work.do()
+    finally:
+        work.end()  # nobody writes to the caller's arrays after this call
+    if work.errors:
+        raise work.errors[0]
 
-    def work() -> None:
+
+class _Work:
+    """The blocks of one call, which several threads take from."""
+
+    def __init__(self, kernel: Callable[[int, int], None], spans: Iterable[tuple[int, int]]) -> None:
+        self.errors: list[BaseException] = []  # of those that help
+        self._kernel: Callable[[int, int], None] | None = kernel
+        self._left = deque(spans)
+        self._busy, self._change = 0, threading.Condition()
+
+    def do(self) -> None:
+        """Take blocks until there are none; after an error nobody takes any."""
         while True:
             try:
-                span = left.popleft()
-            except IndexError:  # asked for and not looked at before: another thread may take the last one in between
+                span = self._left.popleft()
+            except IndexError:  # asked for and not looked at before: another may take the last one in between
                 return
             try:
-                kernel(*span)
+                self._kernel(*span)  # type: ignore[misc]
             except BaseException:
-                left.clear()
+                self._left.clear()
                 raise
 
-    begun: list[Future[None]] = []
+    def help(self) -> None:
+        """Do some of it, unless it is over: a thread may come to it late."""
+        with self._change:
+            if self._kernel is None:
+                return
+            self._busy += 1
+        try:
+            self.do()
+        except BaseException as error:  # raised by the thread that waits for it
+            self.errors.append(error)
+        finally:
+            with self._change:
+                self._busy -= 1
+                self._change.notify()
+
+    def end(self) -> None:
+        """Wait for those that help, and let nobody begin."""
+        with self._change:
+            self._left.clear()
+            self._change.wait_for(lambda: not self._busy)
+            self._kernel = None  # what still lies in a queue shall hold no arrays
+
+
+def _ask(help_out: Callable[[], None], threads: int) -> None:
+    """Ask so many threads to help, as far as there are any."""
+    global _pool
     try:
-        with suppress(RuntimeError):  # the interpreter is about to end and starts no threads: this one does it all
-            for _ in range(threads - 1):
-                begun.append(_workers(threads).submit(work))
-        work()
-    finally:
-        left.clear()
-        # nobody writes to the caller's arrays after this call
-        wait([future for future in begun if not future.cancel()])
-    for future in begun:
-        if not future.cancelled():
-            future.result()
+        for _ in range(threads):
+            _workers(threads + 1).submit(help_out)
+    except RuntimeError:
+        # no thread can be started, or the interpreter is about to end: those there are do it all, and what may lie in a
+        # queue that nobody reads goes with it
+        with _lock:
+            _pool = None
 
 
 def all_rows(kernel: Callable[[int, int], bool], rows: int, *, least: int = 256) -> bool:

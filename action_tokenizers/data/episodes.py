@@ -154,12 +154,7 @@ class Episodes:
             action_names=found.action_names,
             source=name,
         )
-        jumps = angle_jumps(episodes)
-        if jumps:
-            warn(
-                f"action dims {jumps} of {name!r} jump by about 2*pi between frames, as wrapped angles do: "
-                'fit on Relative("state", angles=...) or unwrap them (np.unwrap) first'
-            )
+        warn_of_angles(episodes, name)
         return episodes
 
     @classmethod
@@ -282,6 +277,16 @@ def angle_jumps(episodes: Episodes) -> list[int]:
     # a gripper that switches between -3 and 3 jumps as far, but never moves otherwise
     wrapped = (jumps > 0) & (jumps < moves) & (high - low < 2 * np.pi + 0.1)
     return [int(dim) for dim in np.flatnonzero(wrapped)]
+
+
+def warn_of_angles(episodes: Episodes, source: str) -> None:
+    """Warn of dims that jump by about one turn."""
+    jumps = angle_jumps(episodes)
+    if jumps:
+        warn(
+            f"action dims {jumps} of {source!r} jump by about 2*pi between frames, as wrapped angles do: "
+            'fit on Relative("state", angles=...) or unwrap them (np.unwrap) first'
+        )
 
 
 def _mask(values: Any) -> NDArray[np.bool_]:

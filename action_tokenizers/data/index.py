@@ -165,11 +165,8 @@ def _stored(path: Path, columns: Sequence[str]) -> list[tuple[int, int]]:
     places = []
     metadata = require("pyarrow.parquet", "data").read_metadata(path)
     # a column of lists is stored under its name and what follows; the same in every row group
-    wanted = [
-        at
-        for at in range(metadata.num_columns)
-        if any(f"{metadata.schema.column(at).path}.".startswith(f"{name}.") for name in columns)
-    ]
+    schema, begins = metadata.schema, tuple(f"{name}." for name in columns)
+    wanted = [at for at in range(metadata.num_columns) if f"{schema.column(at).path}.".startswith(begins)]
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         for at in wanted:

@@ -3,7 +3,6 @@
 import glob
 import json
 import os
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -19,6 +18,7 @@ from action_tokenizers.data.door import FloatArray, refuse_nonfinite
 from action_tokenizers.data.readers.system import raise_of_the_system
 from action_tokenizers.data.relative import Relative
 from action_tokenizers.errors import FormatError
+from action_tokenizers.folder import delete_left
 
 if TYPE_CHECKING:
     from action_tokenizers.data.sample import ChunkSample
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["digest", "progress_of", "read", "write"]
 
 VERSION = 1
-STALE = 3600.0  # seconds after which nobody writes on to a temporary file
 Tensors = dict[str, NDArray[Any]]
 
 
@@ -81,9 +80,7 @@ def write(sample: "ChunkSample", path: str | os.PathLike[str], progress: Mapping
 def _sweep(target: Path) -> None:
     """Delete what killed writers of `target` left, where it is too old for anybody to write on to it."""
     for left in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}"):
-        with suppress(OSError):
-            if time.time() - left.stat().st_mtime > STALE:
-                left.unlink()
+        delete_left(left)
 
 
 def read(path: str | os.PathLike[str]) -> "ChunkSample":

@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from action_tokenizers.data.door import IntArray, as_float32, checked_fps, first_nonfinite
-from action_tokenizers.data.episodes import HUB_FILES, Episodes, locate
+from action_tokenizers.data.episodes import HUB_FILES, Episodes, locate, warn_of_angles
 from action_tokenizers.data.index import EpisodeTable, Runs, contents, runs_of, tabulate
 from action_tokenizers.data.priority import identity_hash, priorities
 from action_tokenizers.data.readers.columns import Table, column_batches, side_by_side
@@ -44,7 +44,12 @@ Each = Callable[[Callable[[int], Any], Sequence[int], str], Iterable[Any]]  # fu
 
 STREAMED = ("lerobot", "parquet")  # layouts of one row per frame
 SLACK = 1 + 1e-12  # on a threshold of priorities: the logarithms of two machines may differ in the last place
+MOST_TOLD = 8  # broken files whose reasons are told in one warning
 FRAMES = 1 << 16  # of one piece: some megabytes, whatever the size of a file
+
+
+class _ChangedError(FormatError):
+    """A file that is another one than was indexed, or gone: the index is out of date, the file may be fine."""
 
 
 class BrokenFile(Exception):
@@ -127,10 +132,10 @@ class Shards:
         """Return what to tell of a file that is left out because it is broken."""
         return f"{self.name(number)} left out, episodes lost with it: {len(self.own(number))}: {error}"
 
-    def cut_off(self, number: int, other: int) -> str:
+    def cut_off(self, number: int, other: str) -> str:
         """Return what to tell of the last episode of a file, which is left out because the file `other` is broken."""
         name = self.table.name[self.own(number)[-1]]
-        return f"1 episode of {self.name(number)} left out: {name} goes on in {self.name(other)}, which cannot be read"
+        return f"1 episode of {self.name(number)} left out: {name} goes on in {other}, which cannot be read"
 
     def chunks(self, number: int, horizon: int, stride: int = 1, *, pad_tail: bool = False) -> int:
         """Return how many chunks the episodes that begin in a file have."""
@@ -196,7 +201,8 @@ class Shards:
                 left out; without it that is an error.
 
         Raises:
-            FormatError: The file cannot be read, has rows of another width, or changed since it was indexed; names it.
+            FormatError: The file cannot be read or has rows of another width; names it. Or it changed since it was
+                indexed, which also with `skip_broken` makes no broken file of it.
             ActionValueError: NaN or inf; names file, episode, frame and dim.
             OSError: The system does not let it be read: too many open files, no permission, a lost connection.
         """
@@ -213,7 +219,7 @@ class Shards:
                 return
             try:
                 rows = self._rows(cursor, at[-1:])
-            except MissingExtraError:
+            except (MissingExtraError, _ChangedError):
                 raise
             except ActionTokenizerError:
                 if cut_off is None or cursor.number == number:
@@ -234,7 +240,7 @@ class Shards:
         """
         try:
             yield from self.read(number, cut_off if self.skip_broken else None)
-        except MissingExtraError:
+        except (MissingExtraError, _ChangedError):
             raise
         except ActionTokenizerError as error:
             if not self.skip_broken:
@@ -248,15 +254,17 @@ class Shards:
             pieces = list(self.pieces(number, cut_off))
         except BrokenFile as error:
             return [], self.left_out(number, error)
-        return pieces, self.cut_off(number, cut_off[0]) if cut_off else ""
+        return pieces, self.cut_off(number, self.name(cut_off[0])) if cut_off else ""
 
     def load(self) -> Episodes:
         """Return all kept episodes, in the order of their names: for a data set that fits the memory.
 
-        Under `skip_broken` a UserWarning tells of every file and episode that is left out.
+        Warns of angles that wrap, as `Episodes.load`, and under `skip_broken` of every file and episode that is left
+        out.
 
         Raises:
-            FormatError: A file that cannot be used; under `skip_broken` only if none can.
+            FormatError: A file that cannot be used; under `skip_broken` only if no episode is left.
+            ActionValueError: NaN or inf, see `read`.
         """
         pieces: list[Episodes] = []
         losses: list[str] = []
@@ -267,8 +275,11 @@ class Shards:
                 losses.append(loss)
                 warn(loss)
         if not pieces:
-            raise FormatError(f"expected a file that can be read in {self.source}, got none: {'; '.join(losses)}")
-        return self.join(pieces)
+            why = f": {'; '.join(losses[:MOST_TOLD])}" if losses else ""
+            raise FormatError(f"expected episodes that can be read in {self.source}, got none{why}")
+        whole = self.join(pieces)
+        warn_of_angles(whole, self.source)
+        return whole
 
     def join(self, pieces: Sequence[Episodes]) -> Episodes:
         """Return the episodes of several pieces as one, in the order of their names."""
@@ -300,7 +311,6 @@ class Shards:
             self.source,
             self.key,
             self.fps,
-            self.skip_broken,
             self.files.files,
             self.files.action,
             self.files.state,
@@ -432,7 +442,8 @@ def open_shards(
             f"expected whole episodes in {name}, got none outside of its broken files: {first.shard}: {first.reason}"
         )
     if table.broken:
-        reasons = "; ".join(f"{one.shard}: {one.reason}" for one in shards.skipped)
+        reasons = "; ".join(f"{one.shard}: {one.reason}" for one in shards.skipped[:MOST_TOLD])
+        reasons += f"; and {len(table.broken) - MOST_TOLD} more, see `skipped`" * (len(table.broken) > MOST_TOLD)
         warn(
             f"{len(table.broken)} of {len(shards)} files of {name} left out as broken, and {table.lost} episodes that "
             f"they may cut off: {reasons}"
@@ -496,11 +507,23 @@ class _Cursor:
                     begin, end = np.searchsorted(table.file, [begun, begun + 1])
                     row = self._row + place[0]
                     at = begin + np.searchsorted(table.row[begin:end], row, side="right") - 1
+                    frame = rows["frame"][place[0]] if "frame" in rows else row - table.row[at]
                     raise ActionValueError(
                         f"expected finite {part}s (within float32), got {rows[part][place]} at {part} of episode "
-                        f"{table.name[at]}, frame {row - table.row[at]}, dim {place[1]}: repair or drop that episode"
+                        f"{table.name[at]}, frame {frame}, dim {place[1]}: repair or drop that episode"
                     )
         return rows
+
+    def _refuse_changed(self, number: int) -> None:
+        try:
+            found = contents(self._shards.files, number)
+        except FileNotFoundError:
+            found = ""
+        if found != self._shards.table.contents[number]:
+            raise _ChangedError(
+                f"expected what it held when it was indexed, got {'something else' if found else 'no such file'}: open "
+                "the data set anew, when nobody writes to it"
+            )
 
     def _next(self, most: int) -> Table:
         if self._left is None:
@@ -523,11 +546,7 @@ class _Cursor:
             if not self._shards.table.rows[number]:
                 continue
             with _told(self._shards.name(number)):
-                if contents(files, number) != self._shards.table.contents[number]:
-                    raise FormatError(
-                        "expected what it held when it was indexed, got something else: open the data set anew, when "
-                        "nobody writes to it"
-                    )
+                self._refuse_changed(number)
                 for batch in column_batches(files.root / files.files[number], list(dict.fromkeys(columns)), FRAMES):
                     table = side_by_side(batch, {"action": files.action, "state": files.state})
                     for part, values in table.items():

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from action_tokenizers.data.episodes import Episodes, angle_jumps
+from action_tokenizers.data.episodes import Episodes, warn_of_angles
 from action_tokenizers.data.readers.detect import layout_of
 from action_tokenizers.data.relative import Relative
 from action_tokenizers.data.sample import ChunkSample
@@ -166,6 +166,7 @@ def sample_files(
     if resume is not None:  # a fingerprint goes over the whole table, and every worker comes by here
         plan = {
             "data": shards.fingerprint(),
+            "skip_broken": shards.skip_broken,
             "files": blake2b(json.dumps(list(numbers)).encode(), digest_size=8).hexdigest(),
             "horizon": sample.horizon,
             "stride": stride,
@@ -212,7 +213,7 @@ def sample_shard(
         empty.lost_episodes = len(shards.own(number))
         return empty
     if cut_off:
-        warn(shards.cut_off(number, cut_off[0]))
+        warn(shards.cut_off(number, shards.name(cut_off[0])))
         # it may begin no episode of its own, and so have no other reader that names it
         part.skipped_shards = (shards.name(cut_off[0]),)
         part.lost_episodes += 1
@@ -305,12 +306,7 @@ def _warn_of_angles(sample: ChunkSample) -> None:
     """Warn of dims that jump by about one turn, as `Episodes.load` does, from the chunks of the sample."""
     if sample.relative is not None or sample.actions.shape[1] < 2:
         return
-    jumps = angle_jumps(Episodes(list(sample.actions[:LOOKED_AT])))
-    if jumps:
-        warn(
-            f"action dims {jumps} of {', '.join(sample.sources)!r} jump by about 2*pi between frames, as wrapped "
-            'angles do: fit on Relative("state", angles=...) or unwrap them (np.unwrap) first'
-        )
+    warn_of_angles(Episodes(list(sample.actions[:LOOKED_AT])), ", ".join(sample.sources))
 
 
 def _usable(shards: Shards, number: int) -> tuple[bool, str]:
@@ -321,7 +317,7 @@ def _usable(shards: Shards, number: int) -> tuple[bool, str]:
             pass
     except BrokenFile as error:
         return False, shards.left_out(number, error)
-    return True, shards.cut_off(number, cut_off[0]) if cut_off else ""
+    return True, shards.cut_off(number, shards.name(cut_off[0])) if cut_off else ""
 
 
 def _first_loss(shards: Shards) -> str:
@@ -334,7 +330,9 @@ def _resumed(path: str | os.PathLike[str], plan: dict[str, Any]) -> tuple[ChunkS
     progress = progress_of(path)
     other = progress.get("plan")
     other = other if isinstance(other, dict) else {}
-    differ = sorted(name for name in plan if other.get(name) != plan[name])
+    # whoever met a broken file may leave it out from there on, but nothing that was left out comes in again
+    may_differ = {"skip_broken"} if plan["skip_broken"] else set()
+    differ = sorted(name for name in plan if other.get(name) != plan[name] and name not in may_differ)
     if differ:
         told = ", ".join(f"{name} {other.get(name)!r} instead of {plan[name]!r}" for name in differ)
         raise FormatError(

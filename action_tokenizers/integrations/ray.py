@@ -278,9 +278,10 @@ def _spread(
 def _run(work: Callable[[T, Any], R], item: T, shared: Any) -> tuple[R, list[tuple[str, type[Warning]]]]:
     """Return what `work` gives and the warnings it gave, which nobody would see on a worker."""
     with warnings.catch_warnings(record=True) as given:
-        warnings.simplefilter("default")
         found = work(item, shared)
-    return found, [(str(one.message), one.category) for one in given]
+    # a class of some package may take other arguments than a text
+    plain = [one.category if one.category.__module__ == "builtins" else UserWarning for one in given]
+    return found, [(str(one.message), category) for one, category in zip(given, plain, strict=True)]
 
 
 def _cores() -> int:

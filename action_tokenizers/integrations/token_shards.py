@@ -15,7 +15,6 @@ which is left out.
 import hashlib
 import json
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +36,7 @@ from action_tokenizers.data.shards import BrokenFile, Progress, Shards, in_turn
 from action_tokenizers.data.streaming import opened, settled_horizon
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
 from action_tokenizers.extras import require
+from action_tokenizers.folder import STALE, delete_left
 from action_tokenizers.warn import warn
 
 __all__ = [
@@ -58,7 +58,6 @@ MARK = "_encoding.json"
 LISTED = ("file", "shard", "episodes", "chunks", "frames", "tokens", "size", "sha256")  # in the manifest, of a file
 FORMAT, VERSION = "action_tokenizers token shards", 1
 CUT_BY = b"cut_by"
-STALE = 3600.0  # seconds after which nobody writes on to a temporary file
 BLOCK = 1 << 22  # action values encoded at once: 6,000 chunks of 50 x 14
 
 
@@ -218,13 +217,13 @@ def prepare(
     elif key not in tokenizer.range_keys:
         raise ActionShapeError(f"expected key= among {list(tokenizer.range_keys)}, got {key!r}")
     place = Path(os.path.abspath(folder))
-    searched = source.files.searched
-    if searched is not None and place.resolve().is_relative_to(searched.resolve()):
+    encoding = Encoding(source, tokenizer, place, key, settled, step, digest, source.fingerprint(), token_hex(4))
+    if source.files.takes(encoding.file(0)):
         raise ActionValueError(
-            f"expected a folder outside of {searched}, of which every parquet file is data, got {place}: its files of "
-            "tokens would be taken for data, too; name a folder beside it"
+            f"expected a folder whose parquet files are not those of the data, got {place} in {source.files.root}: "
+            "name one beside it"
         )
-    return _marked(Encoding(source, tokenizer, place, key, settled, step, digest, source.fingerprint(), token_hex(4)))
+    return _marked(encoding)
 
 
 def write_shard(encoding: Encoding, number: int) -> Written:
@@ -238,6 +237,8 @@ def write_shard(encoding: Encoding, number: int) -> Written:
     target = encoding.file(number)
     found = _kept(encoding, number)
     if found is not None:
+        if found.skipped:
+            warn(encoding.shards.cut_off(number, found.skipped))
         return found
     temporary = target.with_name(f".{target.name}.{encoding.run}-{token_hex(4)}")
     try:
@@ -338,7 +339,8 @@ def _marked(encoding: Encoding) -> Encoding:
     _of_the_same(encoding, manifest)
     # looked at before the mark: an encode that begins meanwhile makes that first
     there = [entry.name for entry in sorted(encoding.folder.iterdir()) if not entry.name.startswith(".")]
-    if there and not (mark.is_file() or manifest.is_file()):
+    known = MARK in there or MANIFEST in there or mark.is_file() or manifest.is_file()
+    if there and not known:
         raise FormatError(f"expected a new or empty folder, got {encoding.folder} with {there[0]} and no {MANIFEST}")
     # the mark before the manifest goes: at no moment does an incomplete folder look complete
     try:
@@ -387,11 +389,7 @@ def _sweep(encoding: Encoding) -> None:
     """Delete what killed workers of this run left, and what is too old for anybody to write on to it."""
     names = ("tokens-*.parquet", MARK, MANIFEST)
     for left in chain.from_iterable(encoding.folder.glob(f".{name}.*") for name in names):
-        try:
-            if f".parquet.{encoding.run}-" in left.name or time.time() - left.stat().st_mtime > STALE:
-                left.unlink()
-        except FileNotFoundError:  # its writer was faster
-            continue
+        delete_left(left, 0.0 if f".parquet.{encoding.run}-" in left.name else STALE)
 
 
 def _write(encoding: Encoding, number: int, path: Path) -> Written:
@@ -407,7 +405,7 @@ def _write(encoding: Encoding, number: int, path: Path) -> Written:
                 frames, episodes = frames + int(rows["frames"].sum()), episodes + rows["new_episodes"]
             cut_by = encoding.shards.name(cut_off[0]) if cut_off else ""
             if cut_by:
-                warn(encoding.shards.cut_off(number, cut_off[0]))
+                warn(encoding.shards.cut_off(number, cut_by))
                 writer.add_key_value_metadata({CUT_BY: cut_by.encode()})
         file.flush()
         os.fsync(file.fileno())
@@ -510,6 +508,8 @@ def _kept(encoding: Encoding, number: int) -> Written | None:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             said = (file.schema_arrow.metadata or {}).get(b"action_tokenizers")
             cut_by = (file.metadata.metadata or {}).get(CUT_BY, b"").decode()
+            if said != _said(encoding, encoding.shards.name(number)) or (cut_by and not encoding.shards.skip_broken):
+                return None
             names, chunks, frames, tokens = set(), 0, 0, 0
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group)
@@ -520,7 +520,7 @@ def _kept(encoding: Encoding, number: int) -> Written | None:
         return None
     shard, lost = encoding.shards.name(number), len(encoding.shards.own(number)) - len(names)
     expected = encoding.shards.chunks(number, encoding.horizon, encoding.stride, pad_tail=True)
-    if said != _said(encoding, shard) or lost != bool(cut_by) or (chunks != expected and not cut_by):
+    if lost != bool(cut_by) or (chunks != expected and not cut_by):
         return None
     size, digest = path.stat().st_size, _sha256(path)
     return Written(shard, path.name, len(names), chunks, frames, tokens, size, digest, lost, cut_by, kept=True)

@@ -72,6 +72,22 @@ def sample(
     """
     group = _group(group)
     shards = _opened(source, relative is not None, group, progress, opening)
+    return _sample(shards, group, k, seed, weights, horizon, stride, relative, resume, save_every, progress)
+
+
+def _sample(
+    shards: Shards,
+    group: Any,
+    k: int = 32768,
+    seed: int = 0,
+    weights: Mapping[str, float] | None = None,
+    horizon: int | None = None,
+    stride: int = 1,
+    relative: Relative | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    save_every: float = 60.0,
+    progress: Progress | None = None,
+) -> ChunkSample:
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
 
     def mine() -> ChunkSample:
@@ -122,7 +138,7 @@ def fit(
     if test is not None:
         shards, _ = shards.split(test, seed=split_seed)
     horizon = tokenizer.asked_horizon if horizon is None else horizon
-    found = sample(shards, horizon=horizon, relative=relative, group=group, progress=progress, **settings)
+    found = _sample(shards, group, horizon=horizon, relative=relative, progress=progress, **settings)
     parts = _of_first(lambda: to_parts(tokenizer.fit(found, progress=progress)), group)
     return tokenizer if dist.get_rank(group) == 0 else cast(ActionTokenizer, from_parts(*parts))
 

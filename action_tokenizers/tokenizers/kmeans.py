@@ -168,8 +168,9 @@ class KMeansTokenizer(SlotTokenizer, name="kmeans"):
         b, t, _ = chunks.shape
         places, groups = self._places(t), list(zip(self._groups(), self._first_ids(), strict=True))
         if chunks.device.type != "cpu":
+            widths = [self._codebook(g).shape[1] for g in range(len(groups))]
             found = [
-                nearest(chunks[:, :, dims].reshape(b * places, -1), self._codebook(g)).reshape(b, places) + first
+                nearest(chunks[:, :, dims].reshape(b * places, widths[g]), self._codebook(g)).reshape(b, places) + first
                 for g, (dims, first) in enumerate(groups)
             ]
             return torch.stack(found, -1).flatten(1)

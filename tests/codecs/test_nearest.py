@@ -40,6 +40,21 @@ def test_crowded_codewords_far_from_zero(find, d, offset):
     torch.testing.assert_close(find(vectors, codebook), brute_force(vectors, codebook))
 
 
+@pytest.mark.parametrize("d", [96, 256, 700, 5600])
+def test_products_that_round_apart_do_not_decide(find, d):
+    """Codewords about a mean of zero, of which the errors of two that are equally near have nothing in common."""
+    rng = np.random.default_rng(d)
+    for _ in range(20):
+        a, b, y = rng.uniform(0.2, 1, 3).astype(np.float32)
+        codebook = np.stack([np.full(d, a), np.full(d, b), np.full(d, -(a + b) / 2)]).astype(np.float32)
+        codebook = np.concatenate([codebook, codebook[2:] - y, codebook[2:] + y])
+        tie, apart = (codebook[0].astype(float) + codebook[1]) / 2, abs(float(a) - float(b))
+        vectors = torch.from_numpy((tie + rng.normal(size=(256, 1)) * 1e-5 * apart).astype(np.float32))
+        distance = ((vectors.double()[:, None] - torch.from_numpy(codebook).double()) ** 2).sum(-1)
+        found = distance.gather(1, find(vectors, torch.from_numpy(codebook))[:, None])[:, 0]
+        assert bool((found <= distance.amin(1) * (1 + 1e-12)).all())
+
+
 @pytest.mark.parametrize("d", [256, 1400, 14336])
 def test_sums_of_many_equal_terms_round_all_the_same_way(find, d):
     """Held vectors near a tie: what rounding adds up to grows with the dims, here to a hundred float32 ulps."""
@@ -150,12 +165,14 @@ def test_tf32_does_not_change_a_codeword(d):
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, 3e38])
-def test_codewords_that_products_cannot_tell_apart_are_refused(odd):
+def test_codewords_that_products_cannot_tell_apart_are_refused(find, odd):
     codebook = random(0, 8, 3)
     codebook[5, 1] = odd
     codebook[6, 1] = -odd
     with pytest.raises(ActionValueError, match="codewords of finite length in float32, got others in codebook 1"):
         build_books([random(1, 8, 3), codebook])
+    with pytest.raises(ActionValueError, match="codewords of finite length in float32, got others in codebook 0"):
+        find(random(2, 5, 3), codebook)
 
 
 def test_nothing_leads_to_an_id_outside_of_the_codebook():

@@ -1,5 +1,6 @@
 """Row blocks over the thread pool: every row once, errors heard, and no trouble after a fork."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import textwrap
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -163,11 +165,53 @@ def test_nobody_works_any_more_after_it_raised(monkeypatch):
     written = len(rows)
     time.sleep(0.1)
     assert len(rows) == written < 12
-    # no thread to be had is no failure: those there are do the work
-    failure, asked[:], rows[:] = RuntimeError("can't start new thread"), [], []
-    over_rows(slow, 12, least=1)
-    assert len(asked) == 2
-    assert len(rows) == 12
+
+
+@pytest.mark.usefixtures("torch_threads")
+def test_where_no_thread_can_be_started_those_there_are_do_it_all(monkeypatch):
+    """The pool queues what it cannot start a thread for: late, another of its threads may come to it."""
+    torch.set_num_threads(3)
+    late, submit = [], threads.ThreadPoolExecutor.submit
+
+    def queued_but_not_started(pool, work):
+        late.append(work)
+        if len(late) % 2 == 0:
+            raise RuntimeError("can't start new thread")
+        return submit(pool, work)
+
+    monkeypatch.setattr(threads.ThreadPoolExecutor, "submit", queued_but_not_started)
+    held = []
+    for _ in range(5):
+        seen = np.zeros(1000, np.int64)
+        held.append(weakref.ref(seen))
+
+        def kernel(start: int, stop: int, seen=seen) -> None:
+            seen[start:stop] += 1
+
+        over_rows(kernel, 1000, least=10)
+        assert (seen == 1).all()
+        for work in late:
+            work()
+        assert (seen == 1).all()
+        assert threads._pool is None  # and its queue with it
+    del seen, kernel
+    gc.collect()
+    assert not any(array() is not None for array in held)
+
+
+@pytest.mark.usefixtures("torch_threads")
+def test_a_thread_that_comes_while_the_last_blocks_are_worked_on_is_waited_for():
+    torch.set_num_threads(2)
+    for _ in range(30):
+        seen = np.zeros(8, np.int64)
+
+        def slow_elsewhere(start: int, stop: int, seen=seen) -> None:
+            if threading.current_thread() is not threading.main_thread():
+                time.sleep(0.003)
+            seen[start:stop] += 1
+
+        over_rows(slow_elsewhere, 8, least=1)
+        assert (seen == 1).all()
 
 
 @pytest.mark.usefixtures("torch_threads")

@@ -70,7 +70,7 @@ def test_what_cannot_be_read_is_left_out_of_a_whole_reading_and_told(tmp_path):
     assert shards.read_whole(2)[1] == ""
     spoil_actions(root / "file-000.parquet")
     spoil_actions(root / "file-002.parquet")
-    with pytest.warns(UserWarning, match="left out"), pytest.raises(FormatError, match="expected a file that can"):
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(FormatError, match="expected episodes that can"):
         open_shards(root, skip_broken=True).load()
 
 
@@ -303,20 +303,64 @@ def test_unusable_values_make_the_file_a_broken_one_that_holds_them(tmp_path):
     assert open_shards(root).only(np.array([7, 8])).load().names == (7, 8)
 
 
+def test_the_frame_of_an_unusable_value_is_the_recorded_one(tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    frames = {
+        "episode_index": [0] * 5,
+        "frame_index": [0, 1, 4, 3, 2],
+        "action": [[0.0], [0.0], [np.nan], [0.0], [0.0]],
+    }
+    parquet.write_table(pa.table(frames), tmp_path / "x.parquet")
+    for read in (Episodes.load, lambda root: open_shards(root).load()):
+        with pytest.raises(ActionValueError, match="action of episode 0, frame 4, dim 0"):
+            read(tmp_path)
+
+
+def test_angles_that_wrap_are_told_as_of_a_whole_reading(tmp_path):
+    turning = [
+        np.stack([(np.arange(200) * 0.1 + np.pi) % (2 * np.pi) - np.pi, np.zeros(200)], 1).astype(np.float32)
+    ] * 2
+    root = write_frames(tmp_path / "set", Episodes(turning, states=[np.zeros((200, 1))] * 2))
+    for read in (Episodes.load, lambda root: open_shards(root).load()):
+        with pytest.warns(UserWarning, match=r"action dims \[0\] of 'set' jump by about 2\*pi") as told:
+            read(root)
+        assert [one.filename for one in told] == [__file__]
+
+
+def test_of_many_broken_files_the_first_reasons_are_told(tmp_path):
+    episodes = recorded(30)
+    root = write_frames(tmp_path / "set", episodes, np.cumsum(episodes.lengths)[:-1].tolist())
+    for number in range(20):
+        truncate(root / f"file-{number:03d}.parquet")
+    with pytest.warns(UserWarning, match="20 of 30 files of set left out as broken") as told:
+        shards = open_shards(root, skip_broken=True)
+    assert str(told[0].message).endswith("; and 12 more, see `skipped`")
+    assert len(shards.skipped) == 20
+    assert len(str(told[0].message)) < 3000
+
+
+def test_nothing_to_load(tmp_path):
+    shards = open_shards(write_frames(tmp_path / "set", recorded(3))).only(np.zeros(0, np.int64))
+    with pytest.raises(FormatError, match=r"expected episodes that can be read in set, got none$"):
+        shards.load()
+
+
 def test_a_file_that_changes_after_it_was_indexed_is_not_read(tmp_path):
     root = write_frames(tmp_path / "set", recorded(12, seed=3), [60])
-    shards = open_shards(root)
-    whole = shards.load()
-    other = write_frames(tmp_path / "other", recorded(12, seed=4), [60])
-    for number in (0, 1):
-        file = root / shards.files.files[number]
-        before = file.read_bytes()
-        file.write_bytes((other / file.name).read_bytes())
-        for changed in (lambda n=number: list(shards.read(n)), shards.load):
-            with pytest.raises(FormatError, match=rf"set/{file.name}: expected what it held when it was indexed"):
-                changed()
-        file.write_bytes(before)
-    same(shards.load(), whole)
+    for shards in (open_shards(root), open_shards(root, skip_broken=True)):  # nor is it a broken one
+        whole = shards.load()
+        other = write_frames(tmp_path / "other", recorded(12, seed=4), [60])
+        for number in (0, 1):
+            file = root / shards.files.files[number]
+            before = file.read_bytes()
+            for got in ("something else", "no such file"):
+                file.unlink() if got == "no such file" else file.write_bytes((other / file.name).read_bytes())
+                told = rf"set/{file.name}: expected what it held when it was indexed, got {got}"
+                for changed in (lambda n=number, shards=shards: list(shards.pieces(n, [])), shards.load):
+                    with pytest.raises(FormatError, match=told):
+                        changed()
+            file.write_bytes(before)
+        same(shards.load(), whole)
 
 
 def test_rows_of_several_widths_are_named(tmp_path):

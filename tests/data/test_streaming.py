@@ -294,6 +294,23 @@ def test_nan_is_refused_by_place_and_leaves_the_file_out_when_asked_to(tmp_path)
     assert (found.skipped_shards, found.lost_episodes) == (("set/file-001.parquet",), 3)
 
 
+def test_who_meets_a_broken_file_can_leave_it_out_and_go_on_but_not_back(tmp_path):
+    episodes = recorded(12, seed=3)
+    ends = np.cumsum(episodes.lengths)
+    root = write_frames(tmp_path / "set", episodes, [int(ends[3]), int(ends[7])])
+    spoil_actions(root / "file-002.parquet")
+    settings = {"horizon": HORIZON, "resume": tmp_path / "part", "save_every": 0}
+    with pytest.raises(FormatError, match="set/file-002"):
+        sample_shards(root, **settings)
+    read = []
+    with pytest.warns(UserWarning, match="set/file-002.parquet left out"):
+        found = sample_shards(root, skip_broken=True, progress=lambda *told: read.append(told), **settings)
+    assert [told for told in read if told[0] == "sample"] == [("sample", 3, 3)]
+    assert found.skipped_shards == ("set/file-002.parquet",)
+    with pytest.raises(FormatError, match="skip_broken True instead of False"):
+        sample_shards(root, **settings)
+
+
 def test_a_broken_file_within_one_episode_is_named_once(tmp_path):
     episodes = recorded(4, seed=3)
     length = episodes.lengths[0]

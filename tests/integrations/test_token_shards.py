@@ -161,7 +161,7 @@ def test_a_folder_of_something_else_is_refused(root, tokenizer, tmp_path):
         encode_shards(tokenizer, root, saved)
     assert bytes_of(saved) == held
     for inside in (root, root / "tokens"):
-        with pytest.raises(ActionValueError, match="would be taken for data, too"):
+        with pytest.raises(ActionValueError, match="whose parquet files are not those of the data"):
             encode_shards(tokenizer, root, inside)
     assert encode_shards(tokenizer, root / "file-001.parquet", root.parent / "set-tokens", fps=10.0)["chunks"]
     with pytest.raises(FormatError, match=r"expected _manifest\.json in elsewhere"):
@@ -237,9 +237,68 @@ def test_a_broken_file_in_which_no_episode_begins_is_named_too(tokenizer, tmp_pa
     said = parquet.read_metadata(tmp_path / "out" / "tokens-000000.parquet").metadata
     assert said[b"cut_by"] == b"set/file-001.parquet"
     encoding = prepare(tokenizer, root, tmp_path / "out", skip_broken=True)
-    kept = [write_shard(encoding, number) for number in range(3)]
+    with pytest.warns(UserWarning, match="5 goes on in set/file-001.parquet, which cannot be read"):
+        kept = [write_shard(encoding, number) for number in range(3)]
     assert [one.kept for one in kept] == [True, False, True]  # and of a file that is kept it is known
     assert finish(encoding, kept) == manifest
+    with pytest.raises(FormatError, match=r"set/file-001\.parquet"):  # who leaves nothing out keeps nothing that did
+        encode_shards(tokenizer, root, tmp_path / "out")
+
+
+def test_who_meets_a_broken_file_can_leave_it_out_and_go_on(tokenizer, tmp_path):
+    episodes = recorded(12, seed=3)
+    ends = np.cumsum(episodes.lengths)
+    root = write_frames(tmp_path / "set", episodes, [int(ends[3]), int(ends[7])])
+    spoil_actions(root / "file-002.parquet")
+    with pytest.raises(FormatError, match="set/file-002"):
+        encode_shards(tokenizer, root, tmp_path / "out")
+    encoding = prepare(tokenizer, root, tmp_path / "out", skip_broken=True)
+    with pytest.warns(UserWarning, match="set/file-002.parquet left out"):
+        written = [write_shard(encoding, number) for number in range(3)]
+    assert [one.kept for one in written] == [True, True, False]
+    assert finish(encoding, written)["skipped_shards"] == ["set/file-002.parquet"]
+
+
+@pytest.mark.parametrize("column", [None, "episode_index", "tokens"])
+def test_a_file_of_something_else_is_written_over(root, tokenizer, tmp_path, column):
+    """In a folder of ours whatever has the name of a file of tokens was to become one."""
+    import pyarrow as pa
+
+    wanted = encode_shards(tokenizer, root, tmp_path / "whole")
+    prepare(tokenizer, root, tmp_path / "out")
+    foreign = pa.table({"x": [1.0]} if column is None else {column: ["a", "b"]})
+    parquet.write_table(foreign, tmp_path / "out" / "tokens-000001.parquet")
+    assert encode_shards(tokenizer, root, tmp_path / "out") == wanted
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("template", "refused", "fine"),
+    [
+        ("data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet", (), ("data/tokens", "data/chunk-000/tokens")),
+        ("train/{chunk}/{file}.parquet", ("train/tokens", "train/a/tokens"), ("tokens", "other/tokens")),
+        ("{chunk}/{file}.parquet", ("tokens",), ()),
+        (None, ("data", "data/tokens", "data/a/b/tokens"), ("tokens",)),
+    ],
+)
+def test_tokens_are_kept_out_of_where_lerobot_data_are_looked_for(tokenizer, tmp_path, template, refused, fine):
+    episodes = recorded(4)
+    place = {"train/{chunk}/{file}.parquet": "train/a/x", "{chunk}/{file}.parquet": "a/x"}.get(
+        template, "data/chunk-000/file-000"
+    )
+    root = tmp_path / "set"
+    file = write_frames(tmp_path / "frames", episodes) / "file-000.parquet"
+    (root / "meta").mkdir(parents=True)
+    info = {"codebase_version": "v3.0", "fps": 10, "data_path": template}
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+    (root / f"{place}.parquet").parent.mkdir(parents=True)
+    file.replace(root / f"{place}.parquet")
+    for inside in refused:
+        with pytest.raises(ActionValueError, match="whose parquet files are not those of the data"):
+            encode_shards(tokenizer, root, root / inside)
+    for beside in fine:
+        assert encode_shards(tokenizer, root, root / beside)["episodes"] == 4
+    assert open_shards(root).episodes == 4
 
 
 def test_tokens_of_data_whose_contents_changed_at_equal_size_are_not_kept(tokenizer, tmp_path):

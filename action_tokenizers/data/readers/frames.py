@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,7 +34,8 @@ class FrameFiles:
         fps: Frames per second, None where nothing says so.
         action_names: One name per action dim, or None.
         doubt: What had to be guessed, for a warning; empty where nothing was.
-        searched: The folder of which every parquet file, at any depth, is taken for data; None where files were named.
+        searched: Pattern of the files below `root` that are taken for data, in which `*` stands for any text, `/` in it
+            or not; empty where the files were named.
     """
 
     root: Path
@@ -46,7 +48,12 @@ class FrameFiles:
     fps: float | None
     action_names: tuple[str, ...] | None
     doubt: str = ""
-    searched: Path | None = None
+    searched: str = ""
+
+    def takes(self, file: Path) -> bool:
+        """Say whether a file, were it there, would be taken for one of the data."""
+        place, root = file.resolve(), self.root.resolve()
+        return place.is_relative_to(root) and fnmatchcase(place.relative_to(root).as_posix(), self.searched)
 
 
 def described_by(files: Sequence[Path], describe: Callable[[Path], T]) -> T:

@@ -34,7 +34,7 @@ EPISODE_FILE = re.compile(r"episode_(\d+)\.parquet")
 def read(path: Path, *, action: str | None = None, state: State = None) -> Recording:
     """Return the episodes of a LeRobot folder."""
     info = _info(path)
-    files = _data_files(path, info)
+    _, files = _data_files(path, info)
     columns = numeric_columns(files[0])
     where = f"{path.name}/{files[0].relative_to(path).as_posix()}"
     parts = {"action": pick_action(columns, action, where), "state": pick_state(columns, state, where)}
@@ -54,7 +54,7 @@ def read(path: Path, *, action: str | None = None, state: State = None) -> Recor
 def frame_files(path: Path, *, action: str | None = None, state: State = None) -> FrameFiles:
     """Describe a LeRobot folder, for who reads it file by file."""
     info = _info(path)
-    files = _data_files(path, info)
+    pattern, files = _data_files(path, info)
 
     def describe(file: Path) -> tuple[list[str], list[str], str | None, str | None, int]:
         columns = numeric_columns(file)
@@ -77,7 +77,7 @@ def frame_files(path: Path, *, action: str | None = None, state: State = None) -
         True,
         positive(info.get("fps")),
         _names(info, actions, dim),
-        searched=path / "data",
+        searched=pattern.replace("**/", "*"),
     )
 
 
@@ -91,8 +91,8 @@ def _info(path: Path) -> dict[str, Any]:
     return info
 
 
-def _data_files(path: Path, info: dict[str, Any]) -> list[Path]:
-    """Return the files that match `data_path`, whatever variables its template names."""
+def _data_files(path: Path, info: dict[str, Any]) -> tuple[str, list[Path]]:
+    """Return a pattern and its files: those that match `data_path`, whatever variables its template names."""
     template = info.get("data_path")
     patterns = ["data/**/*.parquet"]
     if isinstance(template, str) and not _leaves(template):
@@ -100,7 +100,7 @@ def _data_files(path: Path, info: dict[str, Any]) -> list[Path]:
     for pattern in patterns:
         files = in_order(path.glob(pattern))
         if files:
-            return files
+            return pattern, files
     raise FormatError(
         f"expected parquet files at {template or patterns[0]} in {path.name}, got none: fetch data/ as well"
     )

@@ -93,7 +93,7 @@ def frame_files(
         positive(facts.get("hz", facts.get("fps"))),
         _action_names(facts, dim),
         "" if column or len(files) > 1 else _doubt(files[0].name, row_count(files[0])),
-        path if path.is_dir() and not _single(path).is_file() else None,
+        "*.parquet" if path.is_dir() and not _single(path).is_file() else "",
     )
 
 
