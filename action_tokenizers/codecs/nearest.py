@@ -21,9 +21,7 @@ _Array = npt.NDArray[Any]
 
 # distances are computed for this many (vector, codeword) pairs at a time
 BLOCK = 1 << 21
-# what rounding may add to the difference of two scores, as a share of (|vector| + |codeword|)²: at least this, and for
-# every term that is added one after the other a float32 ulp in each score
-MARGIN, ULP = 4e-6, 2.0**-24
+ULP = 2.0**-24  # what rounding changes a float32 by at most, as a share of it
 _PRECISION_LOCK = threading.Lock()
 # the kernel: vectors that meet a codebook while it is in cache, vectors and dims at a time, and codewords in a vector
 ROWS, BESIDE, STEP, WIDTH = 64, 8, 4, 32
@@ -94,9 +92,13 @@ def _endless(level: int) -> ActionValueError:
     )
 
 
-def _margin(terms: int) -> float:
-    """Return what rounding may add to the difference of two scores of so many terms, see `MARGIN`."""
-    return max(MARGIN, 2 * ULP * (terms + 8))
+def _share(terms: int) -> float:
+    """Return what rounding adds to the difference of two scores at most, as a share of |c|² + 2 |c| |vector|.
+
+    Every partial sum of |c|² - 2 c · vector, whatever the order, is at most that for the longest codeword c, and so
+    each of the `terms` roundings of a score an ulp of it; the norms and the vector itself were rounded before.
+    """
+    return 2 * ULP * (terms + 8)
 
 
 def _nearest_on_device(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
@@ -114,14 +116,14 @@ def _nearest_on_device(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.T
         short = (block.double() - middle).float()
         with _full_precision():
             scores = torch.addmm(norms, short, near.T, alpha=-2)
-        margin = _margin(codebook.shape[1]) * (short.norm(dim=1) + reach).square()
+        margin = _share(codebook.shape[1]) * reach * (reach + 2 * short.norm(dim=1))
         out[start : start + len(block)] = _pick(scores, margin, block, codebook)
     return out
 
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """Compute float32 products on accelerators as such, also where TF32 is asked for, whose errors MARGIN is not for.
+    """Compute float32 products on accelerators as such, also where TF32 is asked for, whose errors `_share` is not for.
 
     torch knows this setting only for the whole process: for a moment, products of other threads are exact too.
     """
@@ -179,7 +181,7 @@ def nearest_levels(
     first = np.zeros(len(books.sizes), np.int64) if first is None else first
     source = vectors.detach().contiguous().numpy()
     out = np.empty((len(source), len(books.sizes)), np.int64)
-    share = np.float32(_margin(books.near.shape[1]))
+    share = np.float32(_share(books.near.shape[1]))
     over_rows(lambda i, j: _levels(*books, mean, first, share, source[i:j], out[i:j]), len(source), least=ROWS)
     return torch.from_numpy(out)
 
@@ -213,7 +215,7 @@ def _levels(
                 for j in range(d):
                     short[i, j] = np.float32(left[i, j] - middle[level, j])
                     square += short[i, j] * short[i, j]
-                margin[i] = share * (np.sqrt(square) + reach[level]) ** 2
+                margin[i] = share * reach[level] * (reach[level] + 2 * np.sqrt(square))
             i = 0
             while i < rows:
                 beside = BESIDE if rows - i >= BESIDE else 1

@@ -44,14 +44,16 @@ def test_crowded_codewords_far_from_zero(find, d, offset):
 def test_products_that_round_apart_do_not_decide(find, d):
     """Codewords about a mean of zero, of which the errors of two that are equally near have nothing in common."""
     rng = np.random.default_rng(d)
-    for _ in range(20):
-        a, b, y = rng.uniform(0.2, 1, 3).astype(np.float32)
-        codebook = np.stack([np.full(d, a), np.full(d, b), np.full(d, -(a + b) / 2)]).astype(np.float32)
-        codebook = np.concatenate([codebook, codebook[2:] - y, codebook[2:] + y])
-        tie, apart = (codebook[0].astype(float) + codebook[1]) / 2, abs(float(a) - float(b))
-        vectors = torch.from_numpy((tie + rng.normal(size=(256, 1)) * 1e-5 * apart).astype(np.float32))
-        distance = ((vectors.double()[:, None] - torch.from_numpy(codebook).double()) ** 2).sum(-1)
-        found = distance.gather(1, find(vectors, torch.from_numpy(codebook))[:, None])[:, 0]
+    for _ in range(30):
+        a = rng.uniform(0.8, 1)
+        b, turns = -a + rng.uniform(0.02, 0.12), np.where(np.arange(d) % 2, 0.98, -0.98)
+        book = np.stack([np.full(d, a), np.full(d, b), -(a + b) / 2 + turns, -(a + b) / 2 - turns]).astype(np.float32)
+        first, second = book[:2, 0].astype(float)
+        # as far from the tie as the rounding of d terms of about |c|² reaches
+        steps = (first + second) / 2 + rng.uniform(-1, 1, (256, 1)) * 2.0**-24 * d / (first - second)
+        vectors = torch.from_numpy(np.repeat(steps, d, 1).astype(np.float32))
+        distance = ((vectors.double()[:, None] - torch.from_numpy(book).double()) ** 2).sum(-1)
+        found = distance.gather(1, find(vectors, torch.from_numpy(book))[:, None])[:, 0]
         assert bool((found <= distance.amin(1) * (1 + 1e-12)).all())
 
 
