@@ -20,6 +20,7 @@ __all__ = ["KEPT", "fingerprints", "recognised"]
 
 KEPT = 256  # of more episodes, those of smallest hash
 LOOK = 1024  # chunks looked at together
+WORDS = 1 << 15  # hashed together: as many as stay in cache
 VALUES = 8  # that a chunk must hold to be told from others: keys pressed or a robot at rest look the same everywhere
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
@@ -82,7 +83,7 @@ def _hashes(chunks: FloatArray) -> WordArray:
     # a sum of hashes of (place, value): the places make it depend on the order
     places = mix(np.arange(bits.shape[1] * bits.shape[2], dtype=np.uint64)).reshape(bits.shape[1:])
     out = np.empty(len(bits), np.uint64)
-    size = max(1, (1 << 21) // max(1, places.size))
+    size = max(1, WORDS // max(1, places.size))
     for start in range(0, len(bits), size):
         out[start : start + size] = mix(places ^ bits[start : start + size]).sum(axis=(1, 2), dtype=np.uint64)
     return out

@@ -44,6 +44,9 @@ def identity_hash(key: str, source: str, episode: NDArray[np.int64], start: NDAr
 def mix(words: WordArray) -> WordArray:
     """Return the words after one step of the splitmix64 generator (Steele, Lea and Flood, 2014)."""
     words = words + np.uint64(0x9E3779B97F4A7C15)
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    words ^= words >> np.uint64(30)
+    words *= np.uint64(0xBF58476D1CE4E5B9)
+    words ^= words >> np.uint64(27)
+    words *= np.uint64(0x94D049BB133111EB)
+    words ^= words >> np.uint64(31)
+    return words
