@@ -445,20 +445,16 @@ def _opening(options: argparse.Namespace) -> dict[str, Any]:
 def _load(source: str, options: argparse.Namespace) -> Episodes:
     opening = _opening(options)
     if opening.pop("skip_broken"):
-        if _is_streamed(source):
+        if layout_of(locate(source, None, None)[0]) in STREAMED:
             return opened(source, None, opening | {"skip_broken": True}).load()
         warn(f"{source} is read as a whole: no file of it is left out")
     return Episodes.load(source, **opening)
 
 
-def _is_streamed(source: str) -> bool:
-    return layout_of(locate(source, None, None)[0]) in STREAMED
-
-
 def _load_or_open(source: str, options: argparse.Namespace) -> Episodes | Shards:
     """Load a data set of a fit, or index it where it is large or asked to be: then it is read file by file."""
-    by_file = options.skip_broken or options.resume is not None or is_large(locate(source, None, None)[0])
-    if by_file and _is_streamed(source):
+    path, asked = locate(source, None, None)[0], options.skip_broken or options.resume is not None
+    if is_large(path) or (asked and layout_of(path) in STREAMED):
         return opened(source, None, _opening(options), states=options.relative_to is not None)
     if options.resume is not None:
         warn(f"{source} is read as a whole: nothing of it is kept in {options.resume}")
