@@ -10,10 +10,13 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 
-__all__ = ["all_rows", "over_rows"]
+__all__ = ["all_rows", "at_once", "over_rows"]
+
+T = TypeVar("T")
 
 # per thread: enough that one which comes late costs little, few enough that a block's own cost does not count
 BLOCKS = 4
@@ -44,7 +47,10 @@ def over_rows(kernel: Callable[[int, int], None], rows: int, *, least: int = 256
     finally:
         work.end()  # nobody writes to the caller's arrays after this call
     if work.errors:
-        raise work.errors[0]
+        try:
+            raise work.errors[0]
+        finally:
+            work.errors.clear()  # what an error remembers of this call would hold it, and with it the caller's arrays
 
 
 class _Work:
@@ -85,11 +91,15 @@ class _Work:
                 self._change.notify()
 
     def end(self) -> None:
-        """Wait for those that help, and let nobody begin."""
-        with self._change:
-            self._left.clear()
-            self._change.wait_for(lambda: not self._busy)
-            self._kernel = None  # what still lies in a queue shall hold no arrays
+        """Wait for those that help, also when interrupted, and let nobody begin."""
+        try:
+            with self._change:
+                self._left.clear()
+                self._change.wait_for(lambda: not self._busy)
+                self._kernel = None  # what still lies in a queue shall hold no arrays
+        except BaseException:
+            self.end()
+            raise
 
 
 def _ask(help_out: Callable[[], None], threads: int) -> None:
@@ -110,6 +120,18 @@ def all_rows(kernel: Callable[[int, int], bool], rows: int, *, least: int = 256)
     fine: list[bool] = []
     over_rows(lambda i, j: fine.append(kernel(i, j)), rows, least=least)
     return all(fine)
+
+
+def at_once(do: Callable[[int], T], number: int) -> list[T]:
+    """Return `do(0)` ... `do(number - 1)`, called as `over_rows` does."""
+    found: dict[int, T] = {}
+
+    def some(first: int, stop: int) -> None:
+        for i in range(first, stop):
+            found[i] = do(i)
+
+    over_rows(some, number, least=1)
+    return [found[i] for i in range(number)]
 
 
 def _workers(threads: int) -> ThreadPoolExecutor:

@@ -16,6 +16,15 @@ TESTS = Path(__file__).resolve().parents[1]
 reference = SimpleNamespace(**runpy.run_path(str(TESTS / "fakes" / "reference_bpe.py")))
 
 
+@pytest.fixture(params=[0, bpe_train.RUNS_PER_VISIT, 1 << 40], ids=["lists", "both", "runs"])
+def _ways(request, monkeypatch):
+    """Merges that visit listed runs only, that begin by writing all runs anew, and that do nothing else."""
+    monkeypatch.setattr(bpe_train, "RUNS_PER_VISIT", request.param)
+
+
+pytestmark = pytest.mark.usefixtures("_ways")
+
+
 def joined(sequences: list[list[int]]) -> np.ndarray:
     return np.array([s for sequence in sequences for s in [*sequence, BARRIER]], np.int32)
 
@@ -147,7 +156,7 @@ def test_the_number_of_parts_does_not_matter(threads, monkeypatch):
     torch.set_num_threads(threads)
     try:
         trainer = MergeTrainer(symbols, 5, 80)
-        assert len(trainer._parts) == threads
+        assert len(trainer._runs) == threads
         some, some_counts = trainer.learn(60)
         for one in (expected, trainer):
             one.retire(np.setdiff1d(np.arange(5), pairs))

@@ -1,7 +1,9 @@
 """Row blocks over the thread pool: every row once, errors heard, and no trouble after a fork."""
 
+import contextlib
 import gc
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -17,7 +19,7 @@ import pytest
 import torch
 
 from action_tokenizers.codecs import threads
-from action_tokenizers.codecs.threads import all_rows, over_rows
+from action_tokenizers.codecs.threads import all_rows, at_once, over_rows
 
 
 @pytest.fixture
@@ -92,6 +94,68 @@ def test_all_rows_hears_every_block(count):
 
         assert all_rows(kernel, 100, least=10) == (wrong is None)
         assert (seen == 1).all()  # also after one that says no
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.usefixtures("torch_threads")
+def test_at_once_returns_in_order(count):
+    torch.set_num_threads(count)
+    for number in (0, 1, 2, 7):
+        assert at_once(lambda i: i * i, number) == [i * i for i in range(number)]
+
+
+@pytest.mark.usefixtures("torch_threads")
+def test_nobody_writes_after_an_interrupt():
+    """Ctrl-C in a thread that has done its blocks and waits for one that has not."""
+    torch.set_num_threads(2)
+    main, begun, written = threading.get_ident(), threading.Barrier(2, timeout=20), []
+
+    def kernel(start: int, stop: int) -> None:
+        if start in (0, 25):  # one each
+            begun.wait()
+        if threading.get_ident() != main:
+            time.sleep(0.2)  # the other thread takes what is left, and waits
+            signal.pthread_kill(main, signal.SIGINT)
+            time.sleep(0.3)
+            written.append(start)
+
+    with pytest.raises(KeyboardInterrupt):
+        over_rows(kernel, 100, least=25)
+    before = len(written)
+    assert before == 1
+    time.sleep(0.5)
+    assert len(written) == before
+
+
+@pytest.mark.parametrize("helper", [False, True])
+@pytest.mark.usefixtures("torch_threads")
+def test_an_error_holds_the_arrays_no_longer_than_itself(helper):
+    """Without the collector of rings, which may come late to arrays of gigabytes."""
+    torch.set_num_threads(2)
+    main, array = threading.get_ident(), np.zeros(10)
+    begun, alive = threading.Barrier(2, timeout=20), weakref.ref(array)
+
+    def call(array: np.ndarray) -> None:
+        def kernel(start: int, stop: int) -> None:
+            if start in (0, 25):
+                begun.wait()
+            if (threading.get_ident() != main) == helper:
+                raise ValueError(len(array))
+
+        over_rows(kernel, 100, least=25)
+
+    gc.disable()
+    try:
+        with contextlib.suppress(ValueError):
+            call(array)
+            raise AssertionError("no error was heard")
+        del array
+        patience = time.monotonic() + 20
+        while alive() is not None and time.monotonic() < patience:  # the other thread may not have left it yet
+            time.sleep(0.01)
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.usefixtures("torch_threads")
