@@ -22,6 +22,7 @@ _Array = npt.NDArray[Any]
 # distances are computed for this many (vector, codeword) pairs at a time
 BLOCK = 1 << 21
 ULP = 2.0**-24  # what rounding changes a float32 by at most, as a share of it
+TINY = 2.0**-126  # the least float32 of all digits
 _PRECISION_LOCK = threading.Lock()
 # the kernel: vectors that meet a codebook while it is in cache, vectors and dims at a time, and codewords in a vector
 ROWS, BESIDE, STEP, WIDTH = 64, 8, 4, 32
@@ -60,7 +61,7 @@ def build_books(codebooks: Sequence[torch.Tensor]) -> Books:
             middle[level] = words[level, :k].mean(0, dtype=np.float64)
             short = (words[level, :k] - middle[level]).astype(np.float32)
             near[level, :d, :k] = -2 * short.T
-            norms[level, :k] = np.square(short).sum(1)
+            norms[level, :k] = np.square(short, dtype=np.float64).sum(1)
         if not np.isfinite(norms[level, :k]).all():
             raise _endless(level)
     reach = np.sqrt(np.where(np.isinf(norms), 0, norms).max(1))
@@ -92,13 +93,15 @@ def _endless(level: int) -> ActionValueError:
     )
 
 
-def _share(terms: int) -> float:
-    """Return what rounding adds to the difference of two scores at most, as a share of |c|² + 2 |c| |vector|.
+def _rounding(terms: int) -> tuple[float, float]:
+    """Return what rounding adds to the difference of two scores at most: a share of |c|² + 2 |c| |vector|, and a rest.
 
     Every partial sum of |c|² - 2 c · vector, whatever the order, is at most that for the longest codeword c, and so
-    each of the `terms` roundings of a score an ulp of it; the norms and the vector itself were rounded before.
+    each of the `terms` sums of a score adds an ulp of it; all products together add another, |c|², which was summed in
+    float64, one, and the codeword and the vector, rounded before, two. The last factor is for ulps of ulps. The rest is
+    for numbers too small to have all their digits, or those that are taken for zeros.
     """
-    return 2 * ULP * (terms + 8)
+    return 2 * ULP * (terms + 8) * (1 + 4 * ULP * terms), 4 * TINY * (terms + 8)
 
 
 def _nearest_on_device(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
@@ -106,24 +109,25 @@ def _nearest_on_device(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.T
     out = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     middle = codebook.double().mean(0)
     near = (codebook.double() - middle).float()
-    norms = near.square().sum(1)
+    norms = near.double().square().sum(1).float()
     reach = norms.max().sqrt()
     if not bool(torch.isfinite(reach)):
         raise _endless(0)
     rows = max(1, BLOCK // len(codebook))
+    share, rest = _rounding(codebook.shape[1])
     for start in range(0, len(vectors), rows):
         block = vectors[start : start + rows]
         short = (block.double() - middle).float()
         with _full_precision():
             scores = torch.addmm(norms, short, near.T, alpha=-2)
-        margin = _share(codebook.shape[1]) * reach * (reach + 2 * short.norm(dim=1))
+        margin = share * (reach * (reach + 2 * short.norm(dim=1))) + rest
         out[start : start + len(block)] = _pick(scores, margin, block, codebook)
     return out
 
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """Compute float32 products on accelerators as such, also where TF32 is asked for, whose errors `_share` is not for.
+    """Compute float32 products on accelerators, also where TF32 is asked for, which rounds more than `_rounding`.
 
     torch knows this setting only for the whole process: for a moment, products of other threads are exact too.
     """
@@ -150,9 +154,12 @@ def _full_precision() -> Iterator[None]:
 
 
 def _pick(scores: torch.Tensor, margin: torch.Tensor, vectors: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """Return the codeword of least score `(n, k)`; within `margin (n,)` of it, the truly nearest one."""
+    """Return the codeword of least score `(n, k)`; within `margin (n,)` of it, the truly nearest one.
+
+    A margin without end, which is that of vectors so long that scores may be NaN, leaves none out.
+    """
     best, index = scores.min(1)
-    close = scores <= (best + margin)[:, None]
+    close = ~(scores > (best + margin)[:, None])
     several = (close.sum(1) > 1).nonzero()[:, 0]
     # a block holds no more numbers than the scores do
     for rows in torch.split(several, max(1, BLOCK // codebook.numel())):
@@ -181,8 +188,8 @@ def nearest_levels(
     first = np.zeros(len(books.sizes), np.int64) if first is None else first
     source = vectors.detach().contiguous().numpy()
     out = np.empty((len(source), len(books.sizes)), np.int64)
-    share = np.float32(_share(books.near.shape[1]))
-    over_rows(lambda i, j: _levels(*books, mean, first, share, source[i:j], out[i:j]), len(source), least=ROWS)
+    share, rest = map(np.float32, _rounding(books.near.shape[1]))
+    over_rows(lambda i, j: _levels(*books, mean, first, share, rest, source[i:j], out[i:j]), len(source), least=ROWS)
     return torch.from_numpy(out)
 
 
@@ -197,6 +204,7 @@ def _levels(
     mean: _Array,
     first: _Array,
     share: np.float32,
+    rest: np.float32,
     vectors: _Array,
     out: _Array,
 ) -> None:
@@ -215,7 +223,10 @@ def _levels(
                 for j in range(d):
                     short[i, j] = np.float32(left[i, j] - middle[level, j])
                     square += short[i, j] * short[i, j]
-                margin[i] = share * reach[level] * (reach[level] + 2 * np.sqrt(square))
+                longest = np.float32(
+                    reach[level] * (reach[level] + 2 * np.sqrt(square))
+                )  # infinite where scores may be
+                margin[i] = share * longest + rest
             i = 0
             while i < rows:
                 beside = BESIDE if rows - i >= BESIDE else 1
@@ -282,20 +293,21 @@ def _least(scores: _Array, row: int) -> Any:
 
 @inner_kernel
 def _choose(scores: _Array, row: int, size: int, margin: Any, vectors: _Array, vector: int, words: _Array) -> int:
-    """Return the codeword of least score; within `margin` of it, the truly nearest one."""
-    limit = _least(scores, row) + margin
+    """Return the codeword of least score; within `margin` of it, the truly nearest one.
+
+    A margin without end, which is that of vectors so long that scores may be NaN, leaves none out.
+    """
+    limit = _least(scores, row) + margin if margin < np.inf else np.float32(np.inf)
     close, first = 0, size
     for k in range(scores.shape[1]):
-        is_close = scores[row, k] <= limit
+        is_close = not scores[row, k] > limit
         close += is_close
         first = min(first, k if is_close else size)
     if close == 1:
         return first
-    if close == 0:  # nothing compares with NaN, which no codebook or chunk that passed a door leads to
-        return 0
     best, least = first, np.inf
     for k in range(first, size):
-        if scores[row, k] <= limit:
+        if not scores[row, k] > limit:
             total = 0.0
             for j in range(words.shape[1]):
                 total += (vectors[vector, j] - np.float64(words[k, j])) ** 2

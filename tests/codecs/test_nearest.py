@@ -70,6 +70,44 @@ def test_sums_of_many_equal_terms_round_all_the_same_way(find, d):
         assert bool((found <= distance.amin(1) * (1 + 1e-12)).all())
 
 
+@pytest.mark.parametrize("d", [112, 128, 256])
+def test_squares_that_round_all_the_same_way(find, d):
+    """Codewords whose squares and products are half an ulp of their sums each, of one a bit more and of the other less.
+
+    One long coordinate moves the tie: of the two, the first is nearer by less than the distance's last float32 digit.
+    """
+    rng = np.random.default_rng(d)
+    vector = np.full(d, -(2.0**-13), np.float32)
+    vector[:2] = 0, 1e-5**0.5
+    vectors, compared = torch.from_numpy(np.repeat(vector[None], 9, 0)), 0
+    for _ in range(30):
+        near, far = (np.full(d, 2.0**-12 * (1 + sign * 0.02) ** 0.5, np.float32) for sign in (1, -1))
+        near[1] = far[1] = vector[1]
+        near[0] = 1 + 3e-5 + rng.uniform(0, 40) * 2.0**-23
+        rest = [(word[1:].astype(float) ** 2 - 2 * word[1:] * vector[1:].astype(float)).sum() for word in (near, far)]
+        far[0] = np.nextafter(np.float32((float(near[0]) ** 2 + rest[0] - rest[1]) ** 0.5), np.float32(2))
+        codebook = torch.from_numpy(np.stack([near, far, -near, -far]))
+        expected = brute_force(vectors, codebook)
+        compared += int(expected[0] == 0)
+        torch.testing.assert_close(find(vectors, codebook), expected)
+    assert compared > 20
+
+
+@pytest.mark.parametrize("exponent", [-18, -20, -21, -22, -23, -30, -38, -44])
+def test_codewords_as_small_as_numbers_are(find, exponent):
+    """Products of so small numbers have few digits left, or none."""
+    codebook, vectors = ((random(seed, n, 7).double() * 10.0**exponent).float() for seed, n in ((5, 64), (6, 500)))
+    torch.testing.assert_close(find(vectors, codebook), brute_force(vectors, codebook))
+
+
+@pytest.mark.parametrize("length", [1e18, 1e19, 1e20, 1e22, 3e38])
+@pytest.mark.parametrize("n", [3, 9])
+def test_vectors_whose_products_have_no_float32(find, length, n):
+    codebook = torch.tensor([[0.0, 1.0], [5.0, -1.0], [-5.0, 0.5]]) * 1e18
+    vectors = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]]).repeat(n // 3, 1) * length
+    torch.testing.assert_close(find(vectors, codebook), brute_force(vectors, codebook))
+
+
 def test_one_outlier_does_not_blur_the_others(find):
     codebook = torch.cat([random(5, 100, 3) * 1e-3, torch.full((1, 3), 500.0)])
     vectors = random(6, 300, 3) * 1e-3
