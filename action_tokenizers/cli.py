@@ -454,7 +454,7 @@ def _load(source: str, options: argparse.Namespace) -> Episodes:
 def _load_or_open(source: str, options: argparse.Namespace) -> Episodes | Shards:
     """Load a data set of a fit, or index it where it is large or asked to be: then it is read file by file."""
     path, asked = locate(source, None, None)[0], options.skip_broken or options.resume is not None
-    if is_large(path) or (asked and layout_of(path) in STREAMED):
+    if (asked and layout_of(path) in STREAMED) or is_large(path):
         return opened(source, None, _opening(options), states=options.relative_to is not None)
     if options.resume is not None:
         warn(f"{source} is read as a whole: nothing of it is kept in {options.resume}")

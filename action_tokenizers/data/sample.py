@@ -45,7 +45,7 @@ class ChunkSample:
         action_dim: Number of action dims; None while nothing was added.
         relative: How the chunks are relative, or None.
         skipped: Number of episodes shorter than the horizon; `longest_skipped` is the longest of them.
-        skipped_shards: Names of the files that were left out because they were broken, sorted.
+        skipped_shards: Names of the files of which something was left out because it cannot be used, sorted.
         lost_episodes: Number of episodes that broken files took with them, as far as their index is known.
 
     Example:

@@ -132,10 +132,13 @@ class Shards:
         """Return what to tell of a file that is left out because it is broken."""
         return f"{self.name(number)} left out, episodes lost with it: {len(self.own(number))}: {error}"
 
-    def cut_off(self, number: int, other: str) -> str:
+    def cut_off(self, number: int, other: Skipped) -> str:
         """Return what to tell of the last episode of a file, which is left out because the file `other` is broken."""
         name = self.table.name[self.own(number)[-1]]
-        return f"1 episode of {self.name(number)} left out: {name} goes on in {other}, which cannot be read"
+        return (
+            f"1 episode of {self.name(number)} left out: {name} goes on in {other.shard}, which cannot be used: "
+            f"{other.reason}"
+        )
 
     def chunks(self, number: int, horizon: int, stride: int = 1, *, pad_tail: bool = False) -> int:
         """Return how many chunks the episodes that begin in a file have."""
@@ -192,13 +195,13 @@ class Shards:
                 best = np.partition(best, k - 1)[:k]
         return float(np.partition(best, k - 1)[k - 1]) * SLACK if len(best) >= k else float("inf")
 
-    def read(self, number: int, cut_off: list[int] | None = None) -> Iterator[Episodes]:
+    def read(self, number: int, cut_off: list[Skipped] | None = None) -> Iterator[Episodes]:
         """Yield the kept episodes that begin in a file, whole, in pieces of some 65,000 frames.
 
         Args:
             number: Of the file.
-            cut_off: Takes the number of another file that cannot be read, where the last episode goes on in it and is
-                left out; without it that is an error.
+            cut_off: Takes another file that cannot be read, where the last episode goes on in it and is left out;
+                without it that is an error.
 
         Raises:
             FormatError: The file cannot be read or has rows of another width; names it. Or it changed since it was
@@ -221,19 +224,20 @@ class Shards:
                 rows = self._rows(cursor, at[-1:])
             except (MissingExtraError, _ChangedError):
                 raise
-            except ActionTokenizerError:
+            except ActionTokenizerError as error:
                 if cut_off is None or cursor.number == number:
                     raise
-                cut_off.append(cursor.number)
+                other = self.name(cursor.number)
+                cut_off.append(Skipped(other, str(error).removeprefix(f"{other}: ")))
                 return
             yield self._episodes(rows, at[-1:], number)
 
-    def pieces(self, number: int, cut_off: list[int]) -> Iterator[Episodes]:
+    def pieces(self, number: int, cut_off: list[Skipped]) -> Iterator[Episodes]:
         """Yield what `read` does; under `skip_broken` a file that cannot be used is told apart from any other mistake.
 
         Args:
             number: Of the file.
-            cut_off: Takes, under `skip_broken`, the number of a broken file that cuts off the last episode.
+            cut_off: Takes, under `skip_broken`, a broken file that cuts off the last episode.
 
         Raises:
             BrokenFile: Under `skip_broken`, where `read` raises an ActionTokenizerError.
@@ -249,12 +253,12 @@ class Shards:
 
     def read_whole(self, number: int) -> tuple[list[Episodes], str]:
         """Return the pieces of a file, or under `skip_broken` none of them where it is broken; and what is left out."""
-        cut_off: list[int] = []
+        cut_off: list[Skipped] = []
         try:
             pieces = list(self.pieces(number, cut_off))
         except BrokenFile as error:
             return [], self.left_out(number, error)
-        return pieces, self.cut_off(number, self.name(cut_off[0])) if cut_off else ""
+        return pieces, self.cut_off(number, cut_off[0]) if cut_off else ""
 
     def load(self) -> Episodes:
         """Return all kept episodes, in the order of their names: for a data set that fits the memory.
@@ -519,6 +523,11 @@ class _Cursor:
             found = contents(self._shards.files, number)
         except FileNotFoundError:
             found = ""
+        except (MissingExtraError, MemoryError):
+            raise
+        except Exception as error:  # what could be read when it was indexed cannot now: somebody writes to it
+            raise_of_the_system(error, self._shards.name(number))
+            found = "damage"
         if found != self._shards.table.contents[number]:
             raise _ChangedError(
                 f"expected what it held when it was indexed, got {'something else' if found else 'no such file'}: open "

@@ -13,7 +13,7 @@ from action_tokenizers.data.readers.detect import layout_of
 from action_tokenizers.data.relative import Relative
 from action_tokenizers.data.sample import ChunkSample
 from action_tokenizers.data.sample_file import progress_of, write
-from action_tokenizers.data.shards import STREAMED, BrokenFile, Each, Progress, Shards, open_shards
+from action_tokenizers.data.shards import STREAMED, BrokenFile, Each, Progress, Shards, Skipped, open_shards
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
 from action_tokenizers.warn import warn
 
@@ -203,7 +203,7 @@ def sample_shard(
     reason is known too, a UserWarning tells of it.
     """
     empty = part.part()
-    cut_off: list[int] = []
+    cut_off: list[Skipped] = []
     try:
         for piece in shards.pieces(number, cut_off):
             part.add(piece, part.horizon, stride, relative)
@@ -213,9 +213,9 @@ def sample_shard(
         empty.lost_episodes = len(shards.own(number))
         return empty
     if cut_off:
-        warn(shards.cut_off(number, shards.name(cut_off[0])))
+        warn(shards.cut_off(number, cut_off[0]))
         # it may begin no episode of its own, and so have no other reader that names it
-        part.skipped_shards = (shards.name(cut_off[0]),)
+        part.skipped_shards = (cut_off[0].shard,)
         part.lost_episodes += 1
     return part
 
@@ -311,13 +311,13 @@ def _warn_of_angles(sample: ChunkSample) -> None:
 
 def _usable(shards: Shards, number: int) -> tuple[bool, str]:
     """Return whether a file can be read, and what is lost if not all of it is delivered."""
-    cut_off: list[int] = []
+    cut_off: list[Skipped] = []
     try:
         for _ in shards.pieces(number, cut_off):
             pass
     except BrokenFile as error:
         return False, shards.left_out(number, error)
-    return True, shards.cut_off(number, shards.name(cut_off[0])) if cut_off else ""
+    return True, shards.cut_off(number, cut_off[0]) if cut_off else ""
 
 
 def _first_loss(shards: Shards) -> str:

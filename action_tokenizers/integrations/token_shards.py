@@ -8,8 +8,7 @@ same or is refused. The bytes depend on the data and the tokenizer, not on the e
 Columns: `episode_index` (int64), `start` (int64, frame of the chunk's first step), `frames` (int32, recorded steps; the
 rest of an episode's last chunk repeats its last action), `tokens` (list<int32>, without pads) and, for relative
 actions, `reference` (list<float>). The schema's metadata, key `action_tokenizers`, holds the tokenizer's digest and how
-the chunks were cut; key `cut_by`, where there is one, names the broken input file that the last episode goes on in,
-which is left out.
+the chunks were cut.
 """
 
 import hashlib
@@ -32,7 +31,7 @@ from action_tokenizers.artifact import to_json_bytes, to_parts
 from action_tokenizers.base import ActionTokenizer
 from action_tokenizers.data.chunks import gather, plan_chunks
 from action_tokenizers.data.episodes import Episodes
-from action_tokenizers.data.shards import BrokenFile, Progress, Shards, in_turn
+from action_tokenizers.data.shards import BrokenFile, Progress, Shards, Skipped, in_turn
 from action_tokenizers.data.streaming import opened, settled_horizon
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError
 from action_tokenizers.extras import require
@@ -57,7 +56,6 @@ MANIFEST = "_manifest.json"
 MARK = "_encoding.json"
 LISTED = ("file", "shard", "episodes", "chunks", "frames", "tokens", "size", "sha256")  # in the manifest, of a file
 FORMAT, VERSION = "action_tokenizers token shards", 1
-CUT_BY = b"cut_by"
 BLOCK = 1 << 22  # action values encoded at once: 6,000 chunks of 50 x 14
 
 
@@ -116,8 +114,8 @@ class Written:
         size: Bytes of the file of tokens.
         sha256: Of the file of tokens.
         lost: Episodes left out because a file could not be read.
-        skipped: Name of the input file that was left out as broken: this one, or the one that the last episode goes on
-            in; empty where none was.
+        skipped: Name of the input file that cannot be used: this one, or the one that the last episode goes on in;
+            empty where there is none.
         kept: Whether the file was there already, complete.
     """
 
@@ -237,16 +235,17 @@ def write_shard(encoding: Encoding, number: int) -> Written:
     target = encoding.file(number)
     found = _kept(encoding, number)
     if found is not None:
-        if found.skipped:
-            warn(encoding.shards.cut_off(number, found.skipped))
         return found
     temporary = target.with_name(f".{target.name}.{encoding.run}-{token_hex(4)}")
     try:
         written = _write(encoding, number, temporary)
         if written.chunks:
             os.replace(temporary, target)
+        else:
+            target.unlink(missing_ok=True)
         return written
     except BrokenFile as error:
+        target.unlink(missing_ok=True)
         shard = encoding.shards.name(number)
         warn(encoding.shards.left_out(number, error))
         return Written(shard, lost=len(encoding.shards.own(number)), skipped=shard)
@@ -266,18 +265,20 @@ def finish(encoding: Encoding, written: list[Written]) -> dict[str, Any]:
 
     Raises:
         ActionValueError: No file of tokens was written.
-        FormatError: A file of tokens of another encoding, which somebody put there meanwhile.
+        FormatError: A file of tokens of another encoding, or one too many, which somebody put there meanwhile.
         OSError: It cannot be written; says what is kept.
     """
     skipped = {one.shard for one in encoding.shards.skipped} | {one.skipped for one in written if one.skipped}
     if not any(one.chunks for one in written):
         why = f"left out as broken: {', '.join(sorted(skipped))}" if skipped else "there is nothing to encode"
         raise ActionValueError(f"expected chunks in {encoding.shards.source}, got none: {why}")
-    for one in written:
-        if one.file and _saying(encoding.folder / one.file) != _said(encoding, one.shard):
+    expected = {one.file: _said(encoding, one.shard) for one in written if one.file}
+    for name in sorted({*expected, *(file.name for file in encoding.folder.glob("tokens-*.parquet"))}):
+        if name not in expected or _saying(encoding.folder / name) != expected[name]:
+            wanted, got = (f"{name} of this encoding", "none or another") if name in expected else (f"no {name}", "one")
             raise FormatError(
-                f"expected {one.file} of this encoding in {encoding.folder}, got none or another: something else "
-                "writes into the folder; encode again, or into a folder of its own"
+                f"expected {wanted} in {encoding.folder}, got {got}: something else writes into the folder; encode "
+                "again, or into a folder of its own"
             )
     manifest = {
         **encoding.settings,
@@ -395,7 +396,7 @@ def _sweep(encoding: Encoding) -> None:
 def _write(encoding: Encoding, number: int, path: Path) -> Written:
     parquet = require("pyarrow.parquet", "data")
     schema = _schema(encoding, number)
-    cut_off: list[int] = []
+    cut_off: list[Skipped] = []
     episodes = chunks = frames = tokens = 0
     with path.open("wb") as file:
         with parquet.ParquetWriter(file, schema, write_page_checksum=True) as writer:
@@ -403,18 +404,16 @@ def _write(encoding: Encoding, number: int, path: Path) -> Written:
                 writer.write_table(_table(schema, rows))
                 chunks, tokens = chunks + len(rows["start"]), tokens + len(rows["tokens"])
                 frames, episodes = frames + int(rows["frames"].sum()), episodes + rows["new_episodes"]
-            cut_by = encoding.shards.name(cut_off[0]) if cut_off else ""
-            if cut_by:
-                warn(encoding.shards.cut_off(number, cut_by))
-                writer.add_key_value_metadata({CUT_BY: cut_by.encode()})
         file.flush()
         os.fsync(file.fileno())
-    lost, shard, size = len(cut_off), encoding.shards.name(number), path.stat().st_size
+    shard, lost, skipped = encoding.shards.name(number), len(cut_off), ""
+    if cut_off:
+        warn(encoding.shards.cut_off(number, cut_off[0]))
+        skipped = cut_off[0].shard
     if not chunks:
-        return Written(shard, lost=lost, skipped=cut_by)
-    return Written(
-        shard, encoding.file(number).name, episodes, chunks, frames, tokens, size, _sha256(path), lost, cut_by
-    )
+        return Written(shard, lost=lost, skipped=skipped)
+    name, size, digest = encoding.file(number).name, path.stat().st_size, _sha256(path)
+    return Written(shard, name, episodes, chunks, frames, tokens, size, digest, lost, skipped)
 
 
 class _Unread(Exception):
@@ -425,14 +424,14 @@ class _Unread(Exception):
         self.error = error
 
 
-def _pieces(encoding: Encoding, number: int, cut_off: list[int]) -> Iterator[Episodes]:
+def _pieces(encoding: Encoding, number: int, cut_off: list[Skipped]) -> Iterator[Episodes]:
     try:
         yield from encoding.shards.pieces(number, cut_off)
     except OSError as error:
         raise _Unread(error) from error
 
 
-def _blocks(encoding: Encoding, number: int, cut_off: list[int]) -> Iterator[dict[str, Any]]:
+def _blocks(encoding: Encoding, number: int, cut_off: list[Skipped]) -> Iterator[dict[str, Any]]:
     """Yield the columns of some thousand chunks at a time; `tokens` are joined, `length` says how many each has."""
     tokenizer = encoding.tokenizer
     step = max(1, BLOCK // (encoding.horizon * encoding.shards.action_dim))
@@ -499,7 +498,10 @@ def _lists(values: Any, lengths: Any) -> Any:
 
 
 def _kept(encoding: Encoding, number: int) -> Written | None:
-    """Return what a finished file holds, None where it is to be written (again)."""
+    """Return what a finished file holds, None where it is to be written (again).
+
+    That is one, too, which lacks an episode because another file could not be read: it may be readable now.
+    """
     pa, parquet = require("pyarrow", "data"), require("pyarrow.parquet", "data")
     path = encoding.file(number)
     if not path.is_file():
@@ -507,8 +509,7 @@ def _kept(encoding: Encoding, number: int) -> Written | None:
     try:
         with parquet.ParquetFile(path, page_checksum_verification=True) as file:
             said = (file.schema_arrow.metadata or {}).get(b"action_tokenizers")
-            cut_by = (file.metadata.metadata or {}).get(CUT_BY, b"").decode()
-            if said != _said(encoding, encoding.shards.name(number)) or (cut_by and not encoding.shards.skip_broken):
+            if said != _said(encoding, encoding.shards.name(number)):
                 return None
             names, chunks, frames, tokens = set(), 0, 0, 0
             for group in range(file.num_row_groups):
@@ -518,12 +519,11 @@ def _kept(encoding: Encoding, number: int) -> Written | None:
                 tokens += sum(len(lists.flatten()) for lists in table.column("tokens").chunks)
     except (pa.ArrowException, OSError):
         return None
-    shard, lost = encoding.shards.name(number), len(encoding.shards.own(number)) - len(names)
     expected = encoding.shards.chunks(number, encoding.horizon, encoding.stride, pad_tail=True)
-    if lost != bool(cut_by) or (chunks != expected and not cut_by):
+    if chunks != expected or len(names) != len(encoding.shards.own(number)):
         return None
-    size, digest = path.stat().st_size, _sha256(path)
-    return Written(shard, path.name, len(names), chunks, frames, tokens, size, digest, lost, cut_by, kept=True)
+    shard, size, digest = encoding.shards.name(number), path.stat().st_size, _sha256(path)
+    return Written(shard, path.name, len(names), chunks, frames, tokens, size, digest, kept=True)
 
 
 def _sha256(path: Path) -> str:

@@ -26,7 +26,7 @@ from action_tokenizers.data.relative import Relative
 from action_tokenizers.data.sample import ChunkSample
 from action_tokenizers.data.shards import Shards, in_turn
 from action_tokenizers.data.streaming import complete, count_left_out, empty_sample, opened, sample_files
-from action_tokenizers.errors import ActionTokenizerError, ActionValueError
+from action_tokenizers.errors import ActionValueError
 from action_tokenizers.integrations.token_shards import finish, prepare, write_shard
 
 __all__ = ["encode", "fit", "sample"]
@@ -240,12 +240,12 @@ def _agreeing(work: Callable[[], T], group: Any) -> T:
             del failed  # its traceback holds this frame: a group in a ring of references outlives its destruction
     for rank, one in enumerate(told):
         if one is not None:
-            kind = getattr(errors, one[0], OSError if one[0] == "OSError" else ActionTokenizerError)
+            kind = OSError if one[0] == "OSError" else getattr(errors, one[0])
             raise kind(f"rank {rank}: {one[1]}")
     return mine
 
 
 def _kind(error: Exception) -> str:
     """Return the name under which the other ranks raise an error: no permission, say, is an OSError to them."""
-    ours = isinstance(error, ActionTokenizerError)
-    return "OSError" if isinstance(error, OSError) and not ours else type(error).__name__
+    names = [kind.__name__ for kind in type(error).__mro__]
+    return next((name for name in names if hasattr(errors, name) or name == "OSError"), "ActionTokenizerError")

@@ -1,4 +1,5 @@
 import errno
+import re
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,7 @@ import pytest
 from action_tokenizers import ChunkSample, Episodes
 from action_tokenizers.cli import DEMO_DATA
 from action_tokenizers.data import default_horizon
-from action_tokenizers.data.shards import FRAMES, SLACK, BrokenFile, open_shards
+from action_tokenizers.data.shards import FRAMES, SLACK, BrokenFile, Skipped, open_shards
 from action_tokenizers.errors import ActionShapeError, ActionTokenizerError, ActionValueError, FormatError
 from tests.fakes.shard_files import recorded, spoil_actions, spoil_value, truncate, write_frames
 
@@ -64,7 +65,8 @@ def test_what_cannot_be_read_is_left_out_of_a_whole_reading_and_told(tmp_path):
     index, cut, left = (str(one.message) for one in [*of_index, *of_reading])
     assert index.startswith("1 of 4 files of set left out as broken, and 1 episodes that they may cut off: set/file-0")
     assert {one.filename for one in [*of_index, *of_reading]} == {__file__}
-    assert cut == "1 episode of set/file-000.parquet left out: 3 goes on in set/file-001.parquet, which cannot be read"
+    told = "1 episode of set/file-000.parquet left out: 3 goes on in set/file-001.parquet, which cannot be used: "
+    assert cut.startswith(f"{told}expected a whole parquet file")
     assert left.startswith("set/file-001.parquet left out, episodes lost with it: 4: ")
     assert shards.read_whole(1)[0] == []
     assert shards.read_whole(2)[1] == ""
@@ -216,7 +218,7 @@ def test_a_broken_file_is_told_apart_from_what_is_done_with_its_pieces(tmp_path)
     spoil_actions(root / "file-001.parquet")
     shards, cut_off = open_shards(root, skip_broken=True), []
     assert [name for piece in shards.pieces(0, cut_off) for name in piece.names] == [0, 1, 2]
-    assert cut_off == [1]  # the file that episode 3 goes on in
+    assert [one.shard for one in cut_off] == ["set/file-001.parquet"]  # the file that episode 3 goes on in
     with pytest.raises(BrokenFile, match=r"set/file-001\.parquet"):
         list(shards.pieces(1, []))
     with pytest.raises(FormatError, match=r"set/file-001\.parquet"):
@@ -262,9 +264,9 @@ def test_actions_that_cannot_be_read_are_found_when_they_are(tmp_path):
         list(shards.read(1))
     with pytest.raises(FormatError, match=r"set/file-001\.parquet"):
         list(shards.read(0))  # whose last episode goes on there
-    cut_off: list[int] = []
+    cut_off: list[Skipped] = []
     assert [name for piece in shards.read(0, cut_off) for name in piece.names] == [0, 1, 2]
-    assert cut_off == [1]  # the file that episode 3 goes on in
+    assert [one.shard for one in cut_off] == ["set/file-001.parquet"]  # the file that episode 3 goes on in
 
 
 def test_a_broken_value_is_named_by_episode_frame_and_dim(tmp_path):
@@ -295,9 +297,12 @@ def test_unusable_values_make_the_file_a_broken_one_that_holds_them(tmp_path):
         what = "expected numbers" if spoil == "text" else "of episode 5, frame 25, dim 1: repair"
         with pytest.raises(ActionTokenizerError, match=f"set/file-001.parquet: .*{what}"):
             open_shards(root).load()
-        cut_off: list[int] = []
+        cut_off: list[Skipped] = []
         assert [name for piece in shards.pieces(0, cut_off) for name in piece.names] == [0, 1, 2, 3, 4]
-        assert cut_off == [1]
+        assert [one.shard for one in cut_off] == ["set/file-001.parquet"]
+        assert re.search(what, cut_off[0].reason)
+        told = f"1 episode of set/file-000.parquet left out: 5 goes on in {cut_off[0].shard}, which cannot be used: "
+        assert shards.cut_off(0, cut_off[0]) == told + cut_off[0].reason
     write_frames(root, episodes, [begin + 20])
     spoil_value(root / "file-001.parquet", "action", 14, 0, np.nan)  # of episode 6, which nobody has asked for
     assert open_shards(root).only(np.array([7, 8])).load().names == (7, 8)
@@ -353,8 +358,9 @@ def test_a_file_that_changes_after_it_was_indexed_is_not_read(tmp_path):
         for number in (0, 1):
             file = root / shards.files.files[number]
             before = file.read_bytes()
-            for got in ("something else", "no such file"):
-                file.unlink() if got == "no such file" else file.write_bytes((other / file.name).read_bytes())
+            for now in ((other / file.name).read_bytes(), before[: len(before) // 2], b"", None):  # half written, too
+                file.unlink() if now is None else file.write_bytes(now)
+                got = "no such file" if now is None else "something else"
                 told = rf"set/{file.name}: expected what it held when it was indexed, got {got}"
                 for changed in (lambda n=number, shards=shards: list(shards.pieces(n, [])), shards.load):
                     with pytest.raises(FormatError, match=told):

@@ -12,6 +12,7 @@ import pytest
 
 from action_tokenizers import ActionTokenizer, BinningTokenizer, Episodes, FASTTokenizer, KMeansTokenizer, Relative
 from action_tokenizers.data import ChunkSample, Shards, chunks, open_shards
+from action_tokenizers.data import shards as shards_module
 from action_tokenizers.errors import ActionShapeError, ActionValueError, FormatError, NotFittedError
 from action_tokenizers.integrations import token_shards
 from action_tokenizers.integrations.token_shards import (
@@ -231,18 +232,55 @@ def test_a_broken_file_in_which_no_episode_begins_is_named_too(tokenizer, tmp_pa
     begin, end = np.cumsum(episodes.lengths)[4:6].tolist()
     root = write_frames(tmp_path / "set", episodes, [begin + 5, end - 1])  # the second has steps of one episode alone
     spoil_actions(root / "file-001.parquet")
-    with pytest.warns(UserWarning, match="5 goes on in set/file-001.parquet, which cannot be read"):
+    told = "5 goes on in set/file-001.parquet, which cannot be used: expected a whole parquet file at file-001.parquet"
+    with pytest.warns(UserWarning, match=told):
         manifest = encode_shards(tokenizer, root, tmp_path / "out", skip_broken=True)
     assert (manifest["skipped_shards"], manifest["lost_episodes"]) == (["set/file-001.parquet"], 1)
-    said = parquet.read_metadata(tmp_path / "out" / "tokens-000000.parquet").metadata
-    assert said[b"cut_by"] == b"set/file-001.parquet"
     encoding = prepare(tokenizer, root, tmp_path / "out", skip_broken=True)
-    with pytest.warns(UserWarning, match="5 goes on in set/file-001.parquet, which cannot be read"):
-        kept = [write_shard(encoding, number) for number in range(3)]
-    assert [one.kept for one in kept] == [True, False, True]  # and of a file that is kept it is known
-    assert finish(encoding, kept) == manifest
+    with pytest.warns(UserWarning, match=told):
+        written = [write_shard(encoding, number) for number in range(3)]
+    assert [one.kept for one in written] == [False, False, True]
+    assert finish(encoding, written) == manifest
     with pytest.raises(FormatError, match=r"set/file-001\.parquet"):  # who leaves nothing out keeps nothing that did
         encode_shards(tokenizer, root, tmp_path / "out")
+
+
+def test_an_episode_is_encoded_once_the_file_it_goes_on_in_can_be_read(tokenizer, tmp_path, monkeypatch):
+    """Of large columns the data's fingerprint is over samples: it may be the same after a repair."""
+    episodes = recorded(12, seed=3)
+    root = write_frames(tmp_path / "set", episodes, [int(np.cumsum(episodes.lengths)[4]) + 5])
+    whole = encode_shards(tokenizer, root, tmp_path / "whole")
+    batches = shards_module.column_batches
+
+    def rotten(path, *rest):
+        if path.name == "file-001.parquet":
+            raise ArithmeticError("a page does not match its checksum")
+        return batches(path, *rest)
+
+    monkeypatch.setattr(shards_module, "column_batches", rotten)
+    with pytest.warns(UserWarning, match="does not match its checksum"):
+        assert encode_shards(tokenizer, root, tmp_path / "out", skip_broken=True)["lost_episodes"] == 7
+    monkeypatch.undo()
+    assert encode_shards(tokenizer, root, tmp_path / "out", skip_broken=True) == whole
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
+
+
+def test_no_tokens_but_those_of_the_manifest_are_in_the_folder(tokenizer, tmp_path):
+    """Whoever reads all parquet files of the folder reads what it says."""
+    root = write_frames(tmp_path / "set", recorded(12, seed=3), [40, 60])
+    encoding = prepare(tokenizer, root, tmp_path / "out", skip_broken=True)
+    spoil_actions(root / "file-002.parquet")
+    (tmp_path / "out" / "tokens-000002.parquet").write_bytes(b"of something else")
+    encoding = replace(encoding, shards=open_shards(root, skip_broken=True))
+    with pytest.warns(UserWarning, match="left out"):
+        written = [write_shard(encoding, number) for number in range(3)]
+    assert [one.file for one in written] == ["tokens-000000.parquet", "tokens-000001.parquet", None]
+    (tmp_path / "out" / "tokens-000009.parquet").write_bytes(b"of something else")
+    with pytest.raises(FormatError, match=r"expected no tokens-000009.parquet in .*out, got one: something"):
+        finish(encoding, written)
+    (tmp_path / "out" / "tokens-000009.parquet").unlink()
+    listed = [one["file"] for one in finish(encoding, written)["files"]]
+    assert listed == sorted(file.name for file in (tmp_path / "out").glob("*.parquet"))
 
 
 def test_who_meets_a_broken_file_can_leave_it_out_and_go_on(tokenizer, tmp_path):

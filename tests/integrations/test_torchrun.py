@@ -148,6 +148,8 @@ def test_what_other_ranks_raise_for_an_error():
     assert torchrun._kind(PermissionError(13, "no")) == "OSError"
     assert torchrun._kind(HubError("no")) == "HubError"
     assert torchrun._kind(FormatError("no")) == "FormatError"
+    assert torchrun._kind(type("_Inner", (FormatError,), {})("no")) == "FormatError"
+    assert torchrun._kind(RuntimeError("no")) == "ActionTokenizerError"
 
 
 def test_a_mistake_of_the_caller_is_told_as_by_one_process(root, alone):

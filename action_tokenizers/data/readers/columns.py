@@ -124,7 +124,8 @@ def _open(path: Path, pre_buffer: bool = True) -> Any:
 
 def _broken(path: Path, error: Exception) -> FormatError:
     raise_of_the_system(error, path.name)
-    return FormatError(f"expected a whole parquet file at {path.name}, got {error}: copy or fetch it again")
+    said = " ".join(str(error).split())  # in lines, some of them empty
+    return FormatError(f"expected a whole parquet file at {path.name}, got {said}: copy or fetch it again")
 
 
 def _is_list(pa: ModuleType, kind: Any) -> bool:
