@@ -75,7 +75,7 @@ class Pairs:
         if used + more <= rows:
             return
         while used + more > rows:
-            rows *= 4
+            rows *= 2
         self._table = _longer_table(self._table, 2 * rows)  # never more than half full
         self._rows, self._count = longer(self._rows, used, rows), longer(self._count, used, rows)
 

@@ -28,8 +28,8 @@ __all__ = ["BARRIER", "Runs"]
 
 _Array = npt.NDArray[Any]
 
-# a table of all pairs may have so many
-MOST_COUNTERS = 1 << 20
+# a table of all pairs may have so many, or that many for each run: sorting their keys takes more memory
+MOST_COUNTERS, COUNTERS_PER_RUN = 1 << 22, 4
 BARRIER = -1  # the last row of a tally
 # columns of a run
 SYMBOL, REPEATS = 0, 1
@@ -63,7 +63,7 @@ class Runs:
 
     def count(self, symbols: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return the keys of all pairs of so many symbols, and how often each occurs."""
-        if symbols**2 <= MOST_COUNTERS:
+        if symbols**2 <= max(MOST_COUNTERS, COUNTERS_PER_RUN * len(self)):
             count = _count_pairs(self.rows, symbols)[:-1, :-1]
             left, right = np.nonzero(count)
             return left * self._width + right, count[left, right]
@@ -74,6 +74,10 @@ class Runs:
         times = np.concatenate([repeats[inside] - 1, np.ones(len(left), np.int64)])
         keys, which = np.unique(keys, return_inverse=True)
         return keys, np.bincount(which, times, len(keys)).astype(np.int64)
+
+    def places(self, symbol: int) -> int:
+        """Return in how many runs `symbol` stands beside itself."""
+        return int(_count_places(self.rows, symbol))
 
     def merge(self, left: int, right: int, new: int, most: int) -> Tally:
         """Merge every (left, right), at most so many, to `new` and return what that changes."""
@@ -120,6 +124,14 @@ def _count_pairs(runs: _Array, symbols: int) -> _Array:
         count[symbol, symbol] += runs[run, REPEATS] - 1
         count[symbol, runs[run + 1, SYMBOL]] += 1
     return count
+
+
+@kernel
+def _count_places(runs: _Array, symbol: int) -> int:
+    n = 0
+    for run in range(len(runs)):
+        n += (runs[run, SYMBOL] == symbol) & (runs[run, REPEATS] > 1)
+    return n
 
 
 @kernel
@@ -203,4 +215,3 @@ def _note_touched(changes: _Array, touched: _Array, sums: _Array) -> None:
         if row[CUT_LEFT] | row[CUT_RIGHT] | row[NEW_LEFT] | row[NEW_RIGHT] != 0:
             touched[sums[TOUCHED]] = symbol
             sums[TOUCHED] += 1
-    changes[BARRIER, : NEW_RIGHT + 1] = 0

@@ -88,7 +88,7 @@ class MergeTrainer:
     def _merge(self, row: int, left: int, right: int, count: int) -> None:
         new = self._new
         self._new += 1
-        if count * RUNS_PER_VISIT < sum(map(len, self._runs)):
+        if self._are_few(left, right, count):
             self._list()
         self._pairs.merge(row)
 
@@ -101,6 +101,13 @@ class MergeTrainer:
         tallies = at_once(merge, parts) if count > MANY else [merge(part) for part in range(parts)]
         for part, tally in enumerate(tallies):
             self._pairs.sum_up(tally, part, left, right, new)
+
+    def _are_few(self, left: int, right: int, count: int) -> bool:
+        """Say whether there are too few places of a pair that occurs so often for writing all runs anew."""
+        runs = sum(map(len, self._runs))
+        if left == right and count * RUNS_PER_VISIT >= runs:  # many of them may be in one run
+            count = sum(at_once(lambda part: self._runs[part].places(left), len(self._runs)))
+        return count * RUNS_PER_VISIT < runs
 
     def _list(self) -> None:
         """From now on visit only the runs where a pair was seen."""

@@ -53,6 +53,7 @@ def build_books(codebooks: Sequence[torch.Tensor]) -> Books:
     sizes, d = np.array([len(book) for book in codebooks]), codebooks[0].shape[1]
     levels, rows, columns = len(sizes), -(-d // STEP) * STEP, -(-int(sizes.max()) // WIDTH) * WIDTH
     words, middle = np.zeros((levels, int(sizes.max()), d), np.float32), np.zeros((levels, d))
+    reach = np.zeros(levels, np.float32)
     near, norms = np.zeros((levels, rows, columns), np.float32), np.full((levels, columns), np.inf, np.float32)
     for level, (book, k) in enumerate(zip(codebooks, sizes, strict=True)):
         words[level, :k] = book.detach().cpu().numpy()
@@ -61,10 +62,10 @@ def build_books(codebooks: Sequence[torch.Tensor]) -> Books:
             middle[level] = words[level, :k].mean(0, dtype=np.float64)
             short = (words[level, :k] - middle[level]).astype(np.float32)
             near[level, :d, :k] = -2 * short.T
-            norms[level, :k] = np.square(short, dtype=np.float64).sum(1)
+            squares = np.square(short, dtype=np.float64).sum(1)
+            norms[level, :k], reach[level] = squares, np.sqrt(squares.max())
         if not np.isfinite(norms[level, :k]).all():
             raise _endless(level)
-    reach = np.sqrt(np.where(np.isinf(norms), 0, norms).max(1))
     return Books(words, sizes, middle, near, norms, reach)
 
 
@@ -109,9 +110,9 @@ def _nearest_on_device(vectors: torch.Tensor, codebook: torch.Tensor) -> torch.T
     out = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     middle = codebook.double().mean(0)
     near = (codebook.double() - middle).float()
-    norms = near.double().square().sum(1).float()
-    reach = norms.max().sqrt()
-    if not bool(torch.isfinite(reach)):
+    squares = near.double().square().sum(1)
+    norms, reach = squares.float(), squares.max().sqrt().float()
+    if not bool(torch.isfinite(norms).all()):
         raise _endless(0)
     rows = max(1, BLOCK // len(codebook))
     share, rest = _rounding(codebook.shape[1])

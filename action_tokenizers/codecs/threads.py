@@ -41,23 +41,24 @@ def over_rows(kernel: Callable[[int, int], None], rows: int, *, least: int = 256
         return
     blocks = min(BLOCKS * threads, rows // least)
     work = _Work(kernel, pairwise([rows * i // blocks for i in range(blocks + 1)]))
+    error = None
     try:
         _ask(work.help, threads - 1)
         work.do()
     finally:
-        work.end()  # nobody writes to the caller's arrays after this call
-    if work.errors:
+        error = work.end()  # nobody writes to the caller's arrays after this call
+    if error is not None:
         try:
-            raise work.errors[0]
+            raise error
         finally:
-            work.errors.clear()  # what an error remembers of this call would hold it, and with it the caller's arrays
+            del error  # it holds this frame, which would hold it, and with it the caller's arrays
 
 
 class _Work:
     """The blocks of one call, which several threads take from."""
 
     def __init__(self, kernel: Callable[[int, int], None], spans: Iterable[tuple[int, int]]) -> None:
-        self.errors: list[BaseException] = []  # of those that help
+        self._errors: list[BaseException] = []  # of those that help
         self._kernel: Callable[[int, int], None] | None = kernel
         self._left = deque(spans)
         self._busy, self._change = 0, threading.Condition()
@@ -84,22 +85,24 @@ class _Work:
         try:
             self.do()
         except BaseException as error:  # raised by the thread that waits for it
-            self.errors.append(error)
+            self._errors.append(error)
         finally:
             with self._change:
                 self._busy -= 1
                 self._change.notify()
 
-    def end(self) -> None:
-        """Wait for those that help, also when interrupted, and let nobody begin."""
+    def end(self) -> BaseException | None:
+        """Wait for those that help, also when interrupted, let nobody begin, and return what one of them raised."""
         try:
             with self._change:
                 self._left.clear()
                 self._change.wait_for(lambda: not self._busy)
                 self._kernel = None  # what still lies in a queue shall hold no arrays
+                errors, self._errors = self._errors, []
         except BaseException:
             self.end()
             raise
+        return errors[0] if errors else None
 
 
 def _ask(help_out: Callable[[], None], threads: int) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from errno import EDQUOT, EFBIG, ENOSPC
+from fnmatch import fnmatchcase
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -54,6 +55,7 @@ __all__ = [
 # readers of parquet folders pass over such names
 MANIFEST = "_manifest.json"
 MARK = "_encoding.json"
+TOKENS = "tokens-*.parquet"
 LISTED = ("file", "shard", "episodes", "chunks", "frames", "tokens", "size", "sha256")  # in the manifest, of a file
 FORMAT, VERSION = "action_tokenizers token shards", 1
 BLOCK = 1 << 22  # action values encoded at once: 6,000 chunks of 50 x 14
@@ -237,6 +239,7 @@ def write_shard(encoding: Encoding, number: int) -> Written:
     if found is not None:
         return found
     temporary = target.with_name(f".{target.name}.{encoding.run}-{token_hex(4)}")
+    written = None
     try:
         written = _write(encoding, number, temporary)
         if written.chunks:
@@ -252,8 +255,11 @@ def write_shard(encoding: Encoding, number: int) -> Written:
     except _Unread as unread:
         raise unread.error from unread.error.__cause__
     except OSError as error:
+        # another encode of the same may have been faster, and have swept up
+        if written is not None and target.is_file() and _sha256(target) == written.sha256:
+            return written
         found = _kept(encoding, number)
-        if found is not None:  # another encode of the same was faster, and swept up
+        if found is not None:
             return found
         raise _unwritten(target, error) from error
     finally:
@@ -273,7 +279,7 @@ def finish(encoding: Encoding, written: list[Written]) -> dict[str, Any]:
         why = f"left out as broken: {', '.join(sorted(skipped))}" if skipped else "there is nothing to encode"
         raise ActionValueError(f"expected chunks in {encoding.shards.source}, got none: {why}")
     expected = {one.file: _said(encoding, one.shard) for one in written if one.file}
-    for name in sorted({*expected, *(file.name for file in encoding.folder.glob("tokens-*.parquet"))}):
+    for name in sorted({*expected, *(file.name for file in encoding.folder.glob(TOKENS))}):
         if name not in expected or _saying(encoding.folder / name) != expected[name]:
             wanted, got = (f"{name} of this encoding", "none or another") if name in expected else (f"no {name}", "one")
             raise FormatError(
@@ -308,7 +314,7 @@ def read_manifest(folder: str | os.PathLike[str], *, verify: bool = False) -> di
     """
     place = Path(folder)
     if (place / MARK).is_file():
-        done = len(list(place.glob("tokens-*.parquet")))
+        done = len(list(place.glob(TOKENS)))
         raise FormatError(f"expected a complete token data set, got an unfinished one, {done} files: encode again")
     if not (place / MANIFEST).is_file():
         raise FormatError(f"expected {MANIFEST} in {place.name}, got none: it is no token data set")
@@ -343,6 +349,10 @@ def _marked(encoding: Encoding) -> Encoding:
     known = MARK in there or MANIFEST in there or mark.is_file() or manifest.is_file()
     if there and not known:
         raise FormatError(f"expected a new or empty folder, got {encoding.folder} with {there[0]} and no {MANIFEST}")
+    ours = {encoding.file(number).name for number in range(len(encoding.shards))}
+    foreign = [name for name in there if fnmatchcase(name, TOKENS) and name not in ours]
+    if foreign:
+        raise FormatError(f"expected no {foreign[0]} in {encoding.folder}, got one: move it away, it is none of these")
     # the mark before the manifest goes: at no moment does an incomplete folder look complete
     try:
         _create(mark, to_json_bytes({**encoding.settings, "run": encoding.run}))
@@ -388,7 +398,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _sweep(encoding: Encoding) -> None:
     """Delete what killed workers of this run left, and what is too old for anybody to write on to it."""
-    names = ("tokens-*.parquet", MARK, MANIFEST)
+    names = (TOKENS, MARK, MANIFEST)
     for left in chain.from_iterable(encoding.folder.glob(f".{name}.*") for name in names):
         delete_left(left, 0.0 if f".parquet.{encoding.run}-" in left.name else STALE)
 

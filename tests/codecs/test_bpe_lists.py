@@ -1,10 +1,16 @@
 """Merges that visit only listed runs against those that write all runs anew."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from action_tokenizers.codecs.bpe_lists import ListedRuns
-from action_tokenizers.codecs.bpe_pairs import Pairs
+from action_tokenizers.codecs import bpe_lists
+from action_tokenizers.codecs.bpe_lists import AHEAD, BLOCK, ListedRuns
+from action_tokenizers.codecs.bpe_pairs import Pairs, longer
 from action_tokenizers.codecs.bpe_runs import Runs
 
 
@@ -55,6 +61,35 @@ def test_both_ways_count_the_same_after_every_merge(seed, grow):
     assert new > 10
 
 
+@pytest.mark.parametrize("repeats", [(1, 2), (2, 4), (3, 8)])
+@pytest.mark.parametrize("other", [3, 700])
+def test_what_is_looked_up_at_once_fits_the_room_for_it(repeats, other, monkeypatch):
+    """With arrays that have no more room than that, neighbours that all differ, and so a list for each."""
+    rng = np.random.default_rng(other)
+    neighbours, width = rng.integers(2, other, 4 * AHEAD), other + 20
+    symbols = np.stack([np.zeros_like(neighbours), np.ones_like(neighbours), neighbours], 1).ravel()
+    symbols = np.repeat(symbols, rng.integers(*repeats, len(symbols))).astype(np.int32)
+    pairs, runs = Pairs(width, 1), Runs(symbols, width)
+    pairs.add(*runs.count(other))
+    listed = ListedRuns(runs, pairs, 0)
+    room = 4 * AHEAD
+    monkeypatch.setattr(bpe_lists, "longer", lambda array, used, _: with_room(array, used))
+
+    def with_room(array: np.ndarray, used: int) -> np.ndarray:
+        return longer(array, used, used + room * (1 if array.ndim == 2 else BLOCK))
+
+    for new in range(other, width):
+        _, left, right, count = pairs.best()
+        if not count:
+            break
+        used, entries = listed._size.tolist()
+        listed._runs, listed._entries = with_room(listed._runs, used), with_room(listed._entries, entries)
+        merge(pairs, listed, left, right, new)
+        used, entries = listed._size.tolist()
+        assert used <= len(listed._runs)
+        assert entries <= len(listed._entries)
+
+
 def test_lists_longer_than_what_is_looked_up_at_once():
     """Thousands of occurrences of each pair, a third of which an earlier merge has taken away."""
     symbols = np.array([1, 2, 3] * 3_000 + [1, 2] * 1_500, np.int32)
@@ -76,3 +111,17 @@ def test_a_retired_symbol_is_in_no_pair():
     assert counted(pairs) == {10: 1, 30: 1}
     merge(pairs, listed, 3, 3, 4)
     assert counted(pairs) == {10: 1}
+
+
+def test_no_kernel_reaches_beyond_its_arrays(tmp_path):
+    """Compiled with checks of every index, which cost time and are off otherwise."""
+    tests = ["test_bpe_pairs.py", "test_bpe_runs.py", "test_bpe_lists.py", "test_bpe_train.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not reaches_beyond", *tests],
+        cwd=Path(__file__).parent,
+        env=os.environ | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]

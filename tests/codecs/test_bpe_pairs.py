@@ -39,6 +39,22 @@ def test_counts_what_a_dictionary_counts_while_it_grows(parts):
     assert (rows[: len(expected), 1:] == -1).all()  # no lists yet
 
 
+def test_there_is_room_for_all_pairs_of_a_new_symbol():
+    """One merge may bring it beside every symbol, on either side; the table that finds pairs stays half empty."""
+    width = 5_000
+    pairs, tally = Pairs(width, 1), Tally(width)
+    pairs.add(np.array([1]), np.array([9]))
+    row, *_ = pairs.best()
+    pairs.merge(row)
+    for symbol in range(width):
+        touch(tally.changes, tally.touched, tally.sums, symbol, NEW_LEFT)
+        touch(tally.changes, tally.touched, tally.sums, symbol, NEW_RIGHT)
+    pairs.sum_up(tally, 0, 0, 1, width - 1)
+    table, rows, count, used, _ = pairs.arrays()
+    assert used[0] == 2 * width  # with itself once, and the merged one
+    assert used[0] <= min(len(rows), len(count), len(table) // 2)
+
+
 def test_the_best_is_the_most_frequent_and_of_equals_the_smaller():
     pairs = Pairs(10, 1)
     assert pairs.best() == (-1, -1, -1, 0)

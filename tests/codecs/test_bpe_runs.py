@@ -17,6 +17,7 @@ reference = SimpleNamespace(**runpy.run_path(str(TESTS / "fakes" / "reference_bp
 
 
 def symbols_of(runs: Runs) -> list[int]:
+    assert len(runs.rows) == len(runs)  # else they would not fit
     symbol, repeats = runs.rows.T
     assert symbol[0] == symbol[-1] == BARRIER
     assert (symbol[2:-1] != symbol[1:-2]).all()
@@ -62,6 +63,22 @@ def test_a_run_of_the_new_symbol_is_one_run():
     assert runs.rows.tolist() == [[-1, 1], [3, 3], [2, 1], [3, 1], [-1, 1], [-1, 1]]
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_spare_array_has_room(seed):
+    """As little as a merge may need: every other run splits, or every second border becomes a run."""
+    rng = np.random.default_rng(seed)
+    for symbols, left, right in (
+        (np.repeat(np.tile([1, 2], 50), rng.integers(1, 6, 100)), 1, 1),
+        (np.repeat(np.tile([1, 2], 50), rng.integers(1, 4, 100)), 1, 2),
+        (np.tile(np.repeat([1, 2], 3), 50), 1, 1),
+        (np.tile(np.repeat([1, 2], 2), 50), 1, 2),
+    ):
+        runs = Runs(symbols.astype(np.int32), 9)
+        count = reference.count_pairs([symbols.tolist()])[left, right]
+        runs.merge(left, right, 3, count)
+        assert symbols_of(runs) == reference.merge(symbols.tolist(), (left, right), 3)
+
+
 def test_runs_can_become_more_than_there_were():
     """Every odd run leaves one behind it, so that the spare array must be half as large again."""
     runs = Runs(np.array([1, 1, 1, 2] * 50, np.int32), 4)
@@ -71,10 +88,15 @@ def test_runs_can_become_more_than_there_were():
     assert symbols_of(runs) == [3, 1, 2] * 50
 
 
-@pytest.mark.parametrize("most", [0, bpe_runs.MOST_COUNTERS], ids=["sorted", "table"])
+@pytest.fixture(params=[0, bpe_runs.MOST_COUNTERS], ids=["sorted", "table"])
+def _counters(request, monkeypatch):
+    monkeypatch.setattr(bpe_runs, "MOST_COUNTERS", request.param)
+    monkeypatch.setattr(bpe_runs, "COUNTERS_PER_RUN", 0)
+
+
 @pytest.mark.parametrize("seed", range(5))
-def test_counts_pairs(seed, most, monkeypatch):
-    monkeypatch.setattr(bpe_runs, "MOST_COUNTERS", most)
+@pytest.mark.usefixtures("_counters")
+def test_counts_pairs(seed):
     rng = np.random.default_rng(seed)
     symbols = np.repeat(rng.integers(-1, 6, 300), rng.integers(1, 5, 300)).astype(np.int32)
     keys, times = Runs(symbols, 20).count(6)
@@ -84,8 +106,7 @@ def test_counts_pairs(seed, most, monkeypatch):
 
 
 @pytest.mark.parametrize("symbols", [[], [BARRIER], [BARRIER] * 3])
-@pytest.mark.parametrize("most", [0, bpe_runs.MOST_COUNTERS], ids=["sorted", "table"])
-def test_no_pairs_in_nothing(symbols, most, monkeypatch):
-    monkeypatch.setattr(bpe_runs, "MOST_COUNTERS", most)
+@pytest.mark.usefixtures("_counters")
+def test_no_pairs_in_nothing(symbols):
     keys, times = Runs(np.array(symbols, np.int32), 5).count(3)
     assert (keys.tolist(), times.tolist()) == ([], [])

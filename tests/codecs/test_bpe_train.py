@@ -16,7 +16,7 @@ TESTS = Path(__file__).resolve().parents[1]
 reference = SimpleNamespace(**runpy.run_path(str(TESTS / "fakes" / "reference_bpe.py")))
 
 
-@pytest.fixture(params=[0, bpe_train.RUNS_PER_VISIT, 1 << 40], ids=["lists", "both", "runs"])
+@pytest.fixture(params=[0, 8, 1 << 40], ids=["lists", "both", "runs"])
 def _ways(request, monkeypatch):
     """Merges that visit listed runs only, that begin by writing all runs anew, and that do nothing else."""
     monkeypatch.setattr(bpe_train, "RUNS_PER_VISIT", request.param)
@@ -60,7 +60,7 @@ def test_learns_what_the_reference_learns_from_runs(alphabet):
 
 
 def test_grows_its_tables():
-    """More distinct pairs than the first table holds (2048), and lists longer than the first scratch (1024)."""
+    """More distinct pairs than the first table holds (2048), and lists longer than what is looked up at once."""
     rng = np.random.default_rng(5)
     many = rng.integers(0, 90, 12_000).tolist()
     frequent = [0, 1] * 1500
@@ -165,6 +165,31 @@ def test_the_number_of_parts_does_not_matter(threads, monkeypatch):
         torch.set_num_threads(before)
     assert some.tolist() == pairs.tolist()
     assert some_counts.tolist() == counts.tolist()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_merges_may_turn_to_lists_at_any_moment(seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    symbols = joined([np.repeat(rng.integers(0, 4, 30), rng.integers(1, 6, 30)).tolist() for _ in range(8)])
+    monkeypatch.setattr(bpe_train, "RUNS_PER_VISIT", 1 << 40)
+    expected, _ = train_merges(symbols, 4, 40, least_count=1)
+    trainer, turn = MergeTrainer(symbols, 4, 40), int(rng.integers(40))
+    first, _ = trainer.learn(turn, least_count=1)
+    assert not trainer._listed
+    monkeypatch.setattr(bpe_train, "RUNS_PER_VISIT", 0)
+    second, _ = trainer.learn(40 - turn, least_count=1)
+    assert trainer._listed
+    assert np.concatenate([first, second]).tolist() == expected.tolist()
+
+
+def test_few_long_runs_are_few_places(monkeypatch):
+    """A symbol that stands beside itself 100,000 times, in a single run, is no reason to write all others anew."""
+    monkeypatch.setattr(bpe_train, "RUNS_PER_VISIT", 8)
+    noise = np.random.default_rng(0).integers(1, 90, 3_000)
+    trainer = MergeTrainer(np.concatenate([np.zeros(100_000), noise, [BARRIER]]).astype(np.int32), 90, 30)
+    pairs, _ = trainer.learn(3)
+    assert pairs.tolist() == [[0, 0], [90, 90], [91, 91]]
+    assert trainer._listed
 
 
 def test_cuts_are_behind_barriers():

@@ -93,6 +93,15 @@ def test_squares_that_round_all_the_same_way(find, d):
     assert compared > 20
 
 
+@pytest.mark.parametrize("length", [1e-4, 1.0])
+def test_codewords_shorter_than_a_square_can_tell(find, length):
+    """The same in every batch; distances of float64 are all equal here."""
+    crowded = random(5, 8, 32).double().repeat(256, 1) * (1 + random(6, 2048, 1).double() * 1e-7)
+    codebook, vectors = (crowded * 1e-24).float(), random(7, 100, 32) * length
+    expected = torch.cat([find(one[None], codebook) for one in vectors])
+    torch.testing.assert_close(find(vectors, codebook), expected)
+
+
 @pytest.mark.parametrize("exponent", [-18, -20, -21, -22, -23, -30, -38, -44])
 def test_codewords_as_small_as_numbers_are(find, exponent):
     """Products of so small numbers have few digits left, or none."""

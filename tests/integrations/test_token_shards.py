@@ -265,6 +265,45 @@ def test_an_episode_is_encoded_once_the_file_it_goes_on_in_can_be_read(tokenizer
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "whole")
 
 
+def test_one_that_finishes_does_no_harm_to_another_of_the_same_run(tokenizer, tmp_path, monkeypatch):
+    """It sweeps up the other's temporary files: also where what it wrote lacks an episode, and so is not kept."""
+    episodes = recorded(12, seed=3)
+    root = write_frames(tmp_path / "set", episodes, [int(np.cumsum(episodes.lengths)[4]) + 5])
+    spoil_actions(root / "file-001.parquet")
+    slow, fast = (prepare(tokenizer, root, tmp_path / "out", skip_broken=True) for _ in range(2))
+    write, done = token_shards._write, []
+
+    def interrupted(encoding, number, path):
+        written = write(encoding, number, path)
+        if encoding is slow and not done:
+            done.append(finish(fast, [write_shard(fast, n) for n in range(2)]))
+        return written
+
+    monkeypatch.setattr(token_shards, "_write", interrupted)
+    with pytest.warns(UserWarning, match="left out"):
+        assert finish(slow, [write_shard(slow, n) for n in range(2)]) == done[0]
+
+
+def test_a_file_of_tokens_too_many_is_refused_before_anything_is_encoded(root, tokenizer, tmp_path):
+    manifest = encode_shards(tokenizer, root, tmp_path / "out")
+    (tmp_path / "out" / "tokens-mine.parquet").write_bytes(b"of something else")
+    with pytest.raises(FormatError, match=r"expected no tokens-mine\.parquet in .*out, got one: move it away"):
+        encode_shards(tokenizer, root, tmp_path / "out")
+    assert token_shards.read_manifest(tmp_path / "out", verify=True) == manifest
+
+
+def test_a_file_without_chunks_leaves_no_tokens(tokenizer, tmp_path):
+    """Its only episode goes on in a broken file."""
+    episodes = recorded(4, seed=3)
+    root = write_frames(tmp_path / "set", episodes, [int(episodes.lengths[0]) - 1])
+    spoil_actions(root / "file-001.parquet")
+    encoding = prepare(tokenizer, root, tmp_path / "out", skip_broken=True)
+    encoding.file(0).write_bytes(b"of something else")
+    with pytest.warns(UserWarning, match="left out"):
+        assert write_shard(encoding, 0).file is None
+    assert not encoding.file(0).exists()
+
+
 def test_no_tokens_but_those_of_the_manifest_are_in_the_folder(tokenizer, tmp_path):
     """Whoever reads all parquet files of the folder reads what it says."""
     root = write_frames(tmp_path / "set", recorded(12, seed=3), [40, 60])
