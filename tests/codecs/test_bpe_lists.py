@@ -72,7 +72,7 @@ def test_what_is_looked_up_at_once_fits_the_room_for_it(repeats, other, monkeypa
     pairs, runs = Pairs(width, 1), Runs(symbols, width)
     pairs.add(*runs.count(other))
     listed = ListedRuns(runs, pairs, 0)
-    room = 4 * AHEAD
+    room = bpe_lists._ROOM
     monkeypatch.setattr(bpe_lists, "longer", lambda array, used, _: with_room(array, used))
 
     def with_room(array: np.ndarray, used: int) -> np.ndarray:
