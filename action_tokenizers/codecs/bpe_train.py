@@ -88,7 +88,7 @@ class MergeTrainer:
     def _merge(self, row: int, left: int, right: int, count: int) -> None:
         new = self._new
         self._new += 1
-        if self._are_few(left, right, count):
+        if self._runs and self._are_few(left, right, count):
             self._list()
         self._pairs.merge(row)
 
